@@ -1,0 +1,147 @@
+"""From fitted model to network: single dispatch on the model's type, open to third parties."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from functools import singledispatch
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from neuralize.errors import InputError, UnfittedModelError, UnsupportedModelError
+from neuralize.network import Neuralized
+
+Converter = TypeVar("Converter", bound=Callable[..., Neuralized])
+
+_OPTIONAL = {"pyod": "neuralize.pyod_models"}
+"""Converters of optional libraries, imported when one of their models comes by."""
+
+
+@singledispatch
+def _convert(model: object) -> Neuralized:
+    supported = sorted({f"{t.__name__}" for t in _convert.registry if t is not object})
+    raise UnsupportedModelError(
+        f"No converter for {type(model).__module__}.{type(model).__name__}. "
+        f"Supported: {', '.join(supported)}. Write one and add it with "
+        "neuralize.register_converter(TheType)."
+    )
+
+
+def register_converter(model_type: type) -> Callable[[Converter], Converter]:
+    """Decorator: the function converts fitted models of ``model_type`` into a :class:`Neuralized`.
+
+    Its keyword-only arguments become the options of :func:`neuralize` for that type.
+
+    Examples
+    --------
+    >>> class Centroids:
+    ...     def __init__(self, points):
+    ...         self.points = points
+    >>> @register_converter(Centroids)
+    ... def convert_centroids(model: Centroids) -> Neuralized:
+    ...     return neuralize(model.points)
+    >>> neuralize(Centroids(np.eye(2))).kind
+    'cluster'
+    """
+
+    def register(converter: Converter) -> Converter:
+        _convert.register(model_type)(converter)
+        return converter
+
+    return register
+
+
+def neuralize(
+    model: Any,
+    features: nn.Module | None = None,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> Neuralized:
+    """Rewrite a fitted model as a network equal to its decision.
+
+    Parameters
+    ----------
+    model
+        A fitted scikit-learn or PyOD model, a pipeline, or a ``(K, d)`` array of centroids.
+    features
+        An encoder below it: the model was then fitted on ``features(x)``.
+    dtype, device
+        Of the network's constants.
+    options
+        Options of that model's converter, e.g. ``stiffness=`` for clusterings; the docs' table of
+        supported models lists them. An unknown one is an error.
+
+    Raises
+    ------
+    UnfittedModelError
+        The model was not fitted.
+    UnsupportedModelError
+        No exact network is known for the model or for one of its options.
+
+    Examples
+    --------
+    >>> from sklearn.cluster import KMeans
+    >>> x = np.array([[0.0, 0.0], [0.0, 1.0], [4.0, 0.0], [4.0, 1.0]])
+    >>> net = neuralize(KMeans(2, n_init=1, random_state=0).fit(x))
+    >>> net.relevance(torch.tensor([[1.0, 0.5]])).values.tolist()
+    [[8.0, 0.0]]
+    """
+    if isinstance(model, Neuralized):
+        net = model
+    elif dtype not in (torch.float32, torch.float64):
+        raise InputError(f"Expected dtype torch.float64 or torch.float32, got {dtype}.")
+    else:
+        for package in {base.__module__.partition(".")[0] for base in type(model).__mro__}:
+            if package in _OPTIONAL:
+                importlib.import_module(_OPTIONAL[package])
+        converter = _convert.dispatch(type(model))
+        _check_options(model, converter, options)
+        net = converter(model, **options)
+    net = net.to(dtype=dtype, device=device)
+    if features is not None:
+        net.features = features
+        net.n_features = None
+    return net
+
+
+def _check_options(model: object, converter: Callable[..., Any], options: dict[str, Any]) -> None:
+    known = [
+        p.name
+        for p in inspect.signature(converter).parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    unknown = sorted(set(options) - set(known))
+    if unknown and converter is not _convert.dispatch(object):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no option {', '.join(map(repr, unknown))}; "
+            f"it has {', '.join(map(repr, known)) or 'none'}."
+        )
+    if unknown:
+        options.clear()  # an unknown model is the real news; its converter raises
+
+
+def require_fitted(model: Any) -> None:
+    """Raise :class:`UnfittedModelError` unless the scikit-learn style ``model`` was fitted."""
+    try:
+        check_is_fitted(model)
+    except NotFittedError as error:
+        raise UnfittedModelError(
+            f"{type(model).__name__} is not fitted yet. Call .fit(data) first."
+        ) from error
+
+
+def as_tensor(values: ArrayLike, name: str = "values") -> Tensor:
+    """A float64 tensor of a model's constants, copied, so that later refits do not reach it."""
+    array = np.array(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise InputError(f"Expected finite {name} in the fitted model, got NaN or infinity.")
+    return torch.from_numpy(array)

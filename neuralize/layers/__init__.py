@@ -1,0 +1,31 @@
+"""The layers neuralized models are made of: an operation and its relevance rule each."""
+
+from neuralize.layers.distances import (
+    MinkowskiDistances,
+    QuadraticForms,
+    SquaredDistances,
+    SquareRoot,
+)
+from neuralize.layers.fronts import Elementwise, Projection, Selection
+from neuralize.layers.pools import (
+    ClusterContrast,
+    HarmonicPool,
+    SoftMaxPool,
+    SoftMinPool,
+    WeightedSum,
+)
+
+__all__ = [
+    "ClusterContrast",
+    "Elementwise",
+    "HarmonicPool",
+    "MinkowskiDistances",
+    "Projection",
+    "QuadraticForms",
+    "Selection",
+    "SoftMaxPool",
+    "SoftMinPool",
+    "SquareRoot",
+    "SquaredDistances",
+    "WeightedSum",
+]

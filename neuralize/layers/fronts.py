@@ -1,0 +1,111 @@
+"""What a pipeline does before the model: element-wise maps, selections, projections."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from neuralize.propagate import Layer
+from neuralize.rules.linear import wsquare
+
+Absorbed = dict[str, Tensor]
+
+
+class Elementwise(Layer):
+    """``z_i = scale_i x_i + shift_i``: every output depends on one input, which gets its relevance.
+
+    A subclass may put another column-wise map first, :meth:`transform`.
+
+    Parameters
+    ----------
+    scale, shift
+        ``(d,)`` each.
+    limits
+        Range the result is clipped to.
+
+    Examples
+    --------
+    >>> Elementwise(torch.tensor([2.0]), torch.tensor([1.0]))(torch.tensor([[3.0]])).item()
+    7.0
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        scale: Tensor,
+        shift: Tensor,
+        limits: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+        self.limits = limits
+
+    def transform(self, x: Tensor) -> Tensor:
+        """A column-wise map that comes first; the identity here."""
+        return x
+
+    def compute(self, x: Tensor) -> tuple[Tensor, None]:
+        z = self.transform(x) * self.scale + self.shift
+        return (z if self.limits is None else z.clamp(*self.limits)), None
+
+    def split(
+        self, x: Tensor, z: Tensor, saved: None, relevance: Tensor
+    ) -> tuple[Tensor, Absorbed]:
+        return relevance, {}
+
+
+class Selection(Layer):
+    """Keep some columns, ``(n, d) -> (n, q)``; the dropped ones get no relevance.
+
+    Examples
+    --------
+    >>> Selection(torch.tensor([1]), 2)(torch.tensor([[3.0, 4.0]])).tolist()
+    [[4.0]]
+    """
+
+    index: Tensor
+
+    def __init__(self, index: Tensor, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("index", index)
+        self.n_features = n_features
+
+    def compute(self, x: Tensor) -> tuple[Tensor, None]:
+        return x[:, self.index], None
+
+    def split(
+        self, x: Tensor, z: Tensor, saved: None, relevance: Tensor
+    ) -> tuple[Tensor, Absorbed]:
+        return torch.zeros_like(x).index_copy_(1, self.index, relevance), {}
+
+
+class Projection(Layer):
+    """``z = B x + b``, ``(n, d) -> (n, q)``, before a model that has no metric to fold ``B`` into.
+
+    Rule: WSquare, ``R_i = sum_m B_mi^2 / [sum_i' B_mi'^2] R_m``. It is bounded and conserves
+    exactly; LRP-0 would divide by component scores that are zero at the mean.
+
+    Examples
+    --------
+    >>> Projection(torch.tensor([[1.0, 1.0]]), torch.zeros(1))(torch.tensor([[3.0, 4.0]])).tolist()
+    [[7.0]]
+    """
+
+    matrix: Tensor
+    offset: Tensor
+
+    def __init__(self, matrix: Tensor, offset: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+        self.register_buffer("offset", offset)
+
+    def compute(self, x: Tensor) -> tuple[Tensor, None]:
+        return x @ self.matrix.T + self.offset, None
+
+    def split(
+        self, x: Tensor, z: Tensor, saved: None, relevance: Tensor
+    ) -> tuple[Tensor, Absorbed]:
+        return wsquare(self.matrix, relevance), {}

@@ -1,0 +1,180 @@
+"""Pools: from distances or discriminants to one number per row."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuralize.propagate import Layer
+from neuralize.rules.base import ratio
+from neuralize.rules.pooling import (
+    harmonic_pooling,
+    soft_max_weights,
+    soft_min_weights,
+    take_most,
+)
+
+Absorbed = dict[str, Tensor]
+
+
+class SoftMinPool(Layer):
+    """``o = -(1/t) log sum_j a_j exp(-t h_j)``, ``(n, m) -> (n,)``; rule: take-most.
+
+    Parameters
+    ----------
+    stiffness
+        ``t > 0``.
+    log_weights
+        ``log a_j`` ``(m,)``, ``sum_j a_j = 1``; uniform when missing.
+
+    Examples
+    --------
+    >>> round(SoftMinPool(1.0)(torch.tensor([[1.0, 1.0]])).item(), 6)
+    1.0
+    """
+
+    log_weights: Tensor | None
+    sign = -1.0
+
+    def __init__(self, stiffness: float, log_weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.stiffness = stiffness
+        self.register_buffer("log_weights", log_weights)
+
+    def compute(self, x: Tensor) -> tuple[Tensor, None]:
+        scores = self.sign * self.stiffness * x
+        if self.log_weights is None:
+            pooled = scores.logsumexp(1) - math.log(x.shape[1])
+        else:
+            pooled = (scores + self.log_weights).logsumexp(1)
+        return self.sign / self.stiffness * pooled, None
+
+    def split(
+        self, x: Tensor, z: Tensor, saved: None, relevance: Tensor
+    ) -> tuple[Tensor, Absorbed]:
+        weights = soft_min_weights(x, self.stiffness, self.log_weights)
+        return take_most(weights, relevance), {}
+
+
+class SoftMaxPool(SoftMinPool):
+    """``o = (1/t) log sum_j a_j exp(t h_j)``, ``(n, m) -> (n,)``; rule: take-most.
+
+    Examples
+    --------
+    >>> round(SoftMaxPool(1.0)(torch.tensor([[1.0, 1.0]])).item(), 6)
+    1.0
+    """
+
+    sign = 1.0
+
+    def split(
+        self, x: Tensor, z: Tensor, saved: None, relevance: Tensor
+    ) -> tuple[Tensor, Absorbed]:
+        weights = soft_max_weights(x, self.stiffness, self.log_weights)
+        return take_most(weights, relevance), {}
+
+
+class HarmonicPool(Layer):
+    """Student kernel's pool, ``o = 1 / sum_j a_j / (c + h_j) - c``, ``(n, m) -> (n,)``.
+
+    Examples
+    --------
+    >>> HarmonicPool(1.0)(torch.tensor([[1.0, 1.0]])).item()
+    1.0
+    """
+
+    weights: Tensor | None
+
+    def __init__(self, offset: float, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.offset = offset
+        self.register_buffer("weights", weights)
+
+    def compute(self, x: Tensor) -> tuple[Tensor, None]:
+        f = 1 / (self.offset + x)
+        mean = f.mean(1) if self.weights is None else f @ self.weights
+        return 1 / mean - self.offset, None
+
+    def split(
+        self, x: Tensor, z: Tensor, saved: None, relevance: Tensor
+    ) -> tuple[Tensor, Absorbed]:
+        return harmonic_pooling(x, relevance, self.offset, self.weights), {}
+
+
+class WeightedSum(Layer):
+    """``o = sum_j w_j h_j + b``, ``(n, m) -> (n,)``; the constant absorbs its share by name.
+
+    Examples
+    --------
+    >>> WeightedSum(torch.tensor([0.5, 0.5]))(torch.tensor([[1.0, 3.0]])).item()
+    2.0
+    """
+
+    weights: Tensor
+
+    def __init__(self, weights: Tensor, constant: float = 0.0, constant_name: str = "bias") -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.constant, self.constant_name = constant, constant_name
+
+    def compute(self, x: Tensor) -> tuple[Tensor, None]:
+        return x @ self.weights + self.constant, None
+
+    def split(
+        self, x: Tensor, z: Tensor, saved: None, relevance: Tensor
+    ) -> tuple[Tensor, Absorbed]:
+        share = ratio(relevance, z)
+        absorbed = {self.constant_name: self.constant * share} if self.constant else {}
+        return share.unsqueeze(1) * x * self.weights, absorbed
+
+
+class ClusterContrast(Layer):
+    """``f_c = min_{k != c} h_k`` with ``h_k = d_k - d_c``, ``(n, K) -> (n,)``, ``c`` given per row.
+
+    Rule: min-take-most over the competitors, ``R_k = p_k f_c`` with ``p`` the soft-min weights of
+    stiffness ``t``; then the difference, ``R_{d_k} = s_k d_k`` and ``R_{d_c} = -sum_k s_k d_c``
+    with ``s_k = R_k / h_k``. Together with the distance rule on ``d_k = ||x - mu_k||^2`` this *is*
+    the midpoint rule, since ``(x - m_k)_i w_ik = (x_i - mu_ki)^2 - (x_i - mu_ci)^2``.
+
+    For a row that is not in its target cluster (``f_c < 0``) a competitor's ``h_k`` may be near
+    zero and ``s_k`` unbounded; there the nearest competitor takes all, which is exact and stable.
+
+    Parameters
+    ----------
+    target
+        Cluster per row ``(n,)``.
+    stiffness
+        ``t >= 0``; ``inf`` is winner-take-all.
+
+    Examples
+    --------
+    >>> contrast = ClusterContrast(torch.tensor([0]), math.inf)
+    >>> contrast(torch.tensor([[1.0, 5.0, 9.0]])).item()
+    4.0
+    """
+
+    def __init__(self, target: Tensor, stiffness: float) -> None:
+        super().__init__()
+        self.target, self.stiffness = target, stiffness
+
+    def compute(self, x: Tensor) -> tuple[Tensor, Any]:
+        own = x.gather(1, self.target.unsqueeze(1))
+        others = x.scatter(1, self.target.unsqueeze(1), math.inf)
+        return others.amin(1) - own[:, 0], None
+
+    def split(self, x: Tensor, z: Tensor, saved: Any, relevance: Tensor) -> tuple[Tensor, Absorbed]:
+        index = self.target.unsqueeze(1)
+        h = x.scatter(1, index, math.inf) - x.gather(1, index)
+        s = self.shares(h, z, relevance)
+        return s.scatter(1, index, -s.sum(1, keepdim=True)) * x, {}
+
+    def shares(self, h: Tensor, z: Tensor, relevance: Tensor) -> Tensor:
+        """``s_k = R_k / h_k`` of the pooled gaps ``h`` ``(n, m)`` with minimum ``z`` ``(n,)``."""
+        s = soft_min_weights(h, math.inf)
+        if not math.isinf(self.stiffness):
+            soft = soft_min_weights(h, self.stiffness) * (z.unsqueeze(1) / h)
+            s = torch.where((z > 0).unsqueeze(1), soft, s)
+        return s * ratio(relevance, z).unsqueeze(1)

@@ -1,0 +1,450 @@
+"""The network equal to a fitted model: what every converter returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from neuralize.errors import InputError, NoRuleError, UnsupportedModelError
+from neuralize.layers.fronts import Projection
+from neuralize.propagate import Layer, propagating
+
+Kind = Literal["cluster", "outlier"]
+Output = Literal["score", "margin"]
+
+CHUNK_BYTES = 64 * 2**20
+"""Rows are processed in chunks whose ``(rows, support points)`` matrix stays below this size."""
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """How the evidence maps onto the number the original model prints.
+
+    ``original = offset + scale * evidence``, or ``offset + scale * exp(rate * evidence)`` with a
+    rate.
+
+    Parameters
+    ----------
+    name
+        The model's own method, e.g. ``"decision_function"``.
+    scale, offset, rate
+        The map; ``scale < 0`` means the model counts the other way round.
+
+    Examples
+    --------
+    >>> sign_turned = ScoreMap("score_samples", scale=-1.0)
+    >>> sign_turned(torch.tensor([2.0])).tolist()
+    [-2.0]
+    >>> sign_turned.inverse(-2.0)
+    2.0
+    """
+
+    name: str
+    scale: float = 1.0
+    offset: float = 0.0
+    rate: float | None = None
+
+    def __call__(self, evidence: Tensor) -> Tensor:
+        """Evidence to the model's own number."""
+        inner = evidence if self.rate is None else torch.exp(self.rate * evidence)
+        return self.offset + self.scale * inner
+
+    def inverse(self, original: float) -> float:
+        """The evidence at which the model prints ``original``; infinite where it never does.
+
+        >>> ScoreMap("score", scale=1.0, rate=-1.0).inverse(0.0)
+        inf
+        """
+        inner = (original - self.offset) / self.scale
+        if self.rate is None:
+            return inner
+        if inner <= 0:
+            return math.copysign(math.inf, -self.rate)
+        return math.log(inner) / self.rate
+
+    def __str__(self) -> str:
+        inner = "evidence" if self.rate is None else f"exp({self.rate:.6g} evidence)"
+        scale = {1.0: "", -1.0: "-"}.get(self.scale, f"{self.scale:.6g} ")
+        offset = "" if self.offset == 0 else f"{self.offset:+.6g}"
+        return f"{self.name} = {scale}{inner} {offset}".rstrip()
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Relevance of one batch, as tensors: ``evidence = values.sum(features) + sum(absorbed)``.
+
+    Attributes
+    ----------
+    values
+        Relevance of every input feature, in the input's shape ``(n, ...)``.
+    evidence
+        What was explained ``(n,)``.
+    absorbed
+        What constants took, by name, ``(n,)`` each.
+    target
+        Explained cluster per row ``(n,)``, or None for an outlier score.
+    """
+
+    values: Tensor
+    evidence: Tensor
+    absorbed: dict[str, Tensor] = field(default_factory=dict)
+    target: Tensor | None = None
+
+
+class Neuralized(nn.Module):
+    """A fitted model rewritten as a network whose decision, the *evidence*, can be explained.
+
+    ``forward`` gives the evidence: ``(n, K)`` per cluster (assigned iff positive), or ``(n,)`` for
+    an outlier score (higher = more abnormal, whatever sign the original uses). ``relevance``
+    decomposes it over the input. A subclass gives :meth:`chain`, the layers from input to evidence.
+
+    Attributes
+    ----------
+    kind
+        ``"cluster"`` or ``"outlier"``.
+    evidence_name
+        What the evidence is, in words, with its unit where it has one.
+    n_features
+        Width of the input, or None below an encoder.
+    threshold
+        Outlier iff ``evidence > threshold``; None where the model has none; 0 for clusters.
+    score_map
+        From evidence to the model's own number and sign.
+    method
+        How relevance is obtained: ``"LRP"``, or what else it is.
+    homogeneous
+        Whether the margin ``evidence - threshold`` spreads in the same proportions as the evidence.
+        Otherwise the threshold is reported as absorbed.
+    row_independent
+        False where the model scores a row against the other rows of its batch.
+    differentiable
+        False for step functions, which have no useful gradient.
+    """
+
+    kind: ClassVar[Kind]
+    method: str = "LRP"
+    homogeneous: bool = True
+    row_independent: bool = True
+    differentiable: bool = True
+
+    def __init__(
+        self,
+        *,
+        n_features: int,
+        evidence_name: str,
+        score_map: ScoreMap,
+        threshold: float | None = None,
+        width: int = 1,
+        model_name: str = "",
+    ) -> None:
+        super().__init__()
+        self.n_features: int | None = n_features
+        self.evidence_name = evidence_name
+        self.score_map = score_map
+        self.threshold = threshold
+        self.model_name = model_name
+        self.width = max(width, n_features)
+        self.chunk_bytes = CHUNK_BYTES
+        self.front = nn.ModuleList()
+        self.features: nn.Module | None = None
+
+    # -- what a subclass gives ---------------------------------------------------------------
+
+    def chain(self, target: Tensor | None) -> Sequence[nn.Module]:
+        """The layers from (preprocessed) input to the evidence ``(n,)`` of ``target``."""
+        raise NotImplementedError
+
+    def all_evidence(self, z: Tensor) -> Tensor:
+        """Evidence of preprocessed input ``z``: ``(n, K)`` for clusters, ``(n,)`` for outliers."""
+        return nn.Sequential(*self.chain(None))(z)  # type: ignore[no-any-return]
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters; an outlier score has none and raises."""
+        raise UnsupportedModelError(f"{self.model_name} is an outlier score and has no clusters.")
+
+    def fold_projection(self, matrix: Tensor, offset: Tensor) -> bool:
+        """Absorb ``z = B x + b`` into the first layer if its rule can; say whether it did."""
+        return False
+
+    # -- what everyone uses ------------------------------------------------------------------
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Neuralized:
+        # A step function stays in float64: rounding could move a point across a step.
+        exact = {} if self.differentiable else self._constants()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for (module, name), constant in exact.items():
+            module._buffers[name] = constant.to(module._buffers[name].device)  # type: ignore[union-attr]
+        return self
+
+    def _constants(self) -> dict[tuple[nn.Module, str], Tensor]:
+        """Floating-point constants of everything but the encoder."""
+        own = [child for name, child in self.named_children() if name != "features"]
+        modules = [self, *(module for child in own for module in child.modules())]
+        return {
+            (module, name): buffer
+            for module in modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None and buffer.is_floating_point()
+        }
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the network's constants (float64 unless converted)."""
+        return next((b.dtype for b in self._constants().values()), torch.float64)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return next((b.device for b in self.buffers()), torch.device("cpu"))
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows processed together so that temporaries stay within ``chunk_bytes``."""
+        return max(1, self.chunk_bytes // (self.width * self.dtype.itemsize))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evidence of ``x`` ``(n, ...)``: ``(n, K)`` for clusters, ``(n,)`` for outlier scores."""
+        x = self._cast(x)
+        parts = [self.all_evidence(self._preprocess(part)) for part in self._chunks(x)]
+        evidence: Tensor = torch.cat(parts)
+        return evidence
+
+    def evidence(self, x: Tensor, target: Tensor | int | None = None) -> Tensor:
+        """Evidence of each row for its target ``(n,)``: what :meth:`relevance` decomposes."""
+        x = self._cast(x)
+        rows = self.resolve_target(x, target)
+        parts = zip(self._chunks(x), self._target_chunks(x, rows), strict=True)
+        evidence: Tensor = torch.cat([self._run(self._preprocess(part), t) for part, t in parts])
+        return evidence
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Cluster of each row, or whether it is an outlier ``(n,)``.
+
+        Raises
+        ------
+        UnsupportedModelError
+            For an outlier score without a threshold.
+        """
+        with torch.no_grad():
+            evidence = self(x)
+        if self.kind == "cluster":
+            nearest: Tensor = evidence.argmax(1)
+            return nearest
+        if self.threshold is None:
+            raise UnsupportedModelError(
+                f"{self.model_name} has no threshold, so it decides nothing; "
+                "set `.threshold`, e.g. to a quantile of its evidence."
+            )
+        outlier: Tensor = evidence > self.threshold
+        return outlier
+
+    def relevance(
+        self,
+        x: Tensor,
+        target: Tensor | int | None = None,
+        *,
+        output: Output = "score",
+        composite: Any = None,
+    ) -> Attribution:
+        """Decompose the evidence over the input.
+
+        Parameters
+        ----------
+        x
+            Input ``(n, ...)``.
+        target
+            Cluster to explain, one for all or one per row; the assigned one when missing.
+        output
+            ``"score"``: the evidence. ``"margin"``: evidence minus threshold, so that zero is the
+            decision boundary (Kauffmann, Mueller, Montavon, arXiv 1805.06230).
+        composite
+            A zennit composite for the encoder below the model (``features``).
+
+        Raises
+        ------
+        InputError
+            NaN, infinity, wrong width, an empty batch, or a target out of range.
+        """
+        x = self._cast(x.detach())
+        self.check(x)
+        rows = self.resolve_target(x, target)
+        parts = []
+        for part, t in zip(self._chunks(x), self._target_chunks(x, rows), strict=True):
+            parts.append(self._relevance(part, t, output, composite))
+        names = sorted({name for part in parts for name in part.absorbed})
+        absorbed = {
+            name: torch.cat([p.absorbed.get(name, torch.zeros_like(p.evidence)) for p in parts])
+            for name in names
+        }
+        return Attribution(
+            torch.cat([p.values for p in parts]),
+            torch.cat([p.evidence for p in parts]),
+            absorbed,
+            rows,
+        )
+
+    def check(self, x: Tensor) -> None:
+        """Raise :class:`InputError` unless ``x`` is a finite, non-empty batch of its width."""
+        if x.ndim == 0 or len(x) == 0:
+            raise InputError(f"Expected at least one row, got shape {tuple(x.shape)}.")
+        self._check_width(x)
+        finite = torch.isfinite(x)
+        if not bool(finite.all()):
+            row = int((~finite).nonzero()[0, 0])
+            count = int((~finite).sum())
+            raise InputError(
+                f"Expected finite values, got {count} NaN or infinite ones, the first in row "
+                f"{row}. Impute or drop these rows first."
+            )
+
+    def resolve_target(self, x: Tensor, target: Tensor | int | None) -> Tensor | None:
+        """Cluster per row ``(n,)`` as long tensor; None for outlier scores."""
+        if self.kind == "outlier":
+            if target is not None:
+                raise InputError(
+                    f"{self.model_name} has one outlier score and takes no target, got {target!r}."
+                )
+            return None
+        if target is None:
+            return self.predict(x.detach())
+        rows = torch.as_tensor(target, device=x.device)
+        if rows.is_floating_point() or rows.dtype == torch.bool:
+            raise InputError(f"Expected integer cluster targets, got {rows.dtype}.")
+        if rows.ndim == 0:
+            rows = rows.expand(len(x))
+        if rows.shape != (len(x),):
+            raise InputError(f"Expected {len(x)} targets, one per row, got {tuple(rows.shape)}.")
+        if bool(((rows < 0) | (rows >= self.n_clusters)).any()):
+            raise InputError(
+                f"Expected clusters 0 to {self.n_clusters - 1}, got {int(rows.min())} to "
+                f"{int(rows.max())}."
+            )
+        return rows.long().contiguous()
+
+    def add_front(self, steps: Sequence[Layer]) -> None:
+        """Put preprocessing before the network; the input is then what the first step takes."""
+        for step in reversed(steps):
+            first = len(self.front) == 0
+            folds = first and isinstance(step, Projection)
+            if folds and self.fold_projection(step.matrix, step.offset):  # type: ignore[arg-type]
+                continue
+            self.front.insert(0, step)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _relevance(
+        self, x: Tensor, target: Tensor | None, output: Output, composite: Any
+    ) -> Attribution:
+        x = x.detach().requires_grad_()
+        with torch.enable_grad(), self._encoder_context(composite):
+            phi = x if self.features is None else self._encode(x)
+            with propagating() as ledger:
+                head_input = phi.detach().to(self.dtype).requires_grad_()
+                z = self._run(self._front(head_input), target)
+                seed, explained, constant = self._seed(z.detach(), output)
+                (values,) = torch.autograd.grad(z, head_input, seed)
+            if phi is not x:
+                at_features = values
+                (values,) = torch.autograd.grad(phi, x, at_features.to(phi.dtype))
+                lost = at_features.sum(1) - values.flatten(1).sum(1)
+                ledger.add("encoder biases and rules", lost)
+        for name, share in constant.items():
+            ledger.add(name, share)
+        return Attribution(values, explained, ledger.shares, target)
+
+    def _seed(self, z: Tensor, output: Output) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Relevance that starts at the output, what it explains, and what is absorbed at once."""
+        if output == "score":
+            return z, z, {}
+        if output != "margin":
+            raise InputError(f"Expected output 'score' or 'margin', got {output!r}.")
+        if self.threshold is None:
+            raise InputError(
+                f"{self.model_name} has no threshold, so there is no margin to explain. Use "
+                "output='score', or set `.threshold` on the network."
+            )
+        margin = z - self.threshold
+        if self.homogeneous:
+            return margin, margin, {}
+        return z, margin, {"threshold": torch.full_like(z, -self.threshold)}
+
+    def _run(self, z: Tensor, target: Tensor | None) -> Tensor:
+        for layer in self.chain(target):
+            z = layer(z)
+        return z
+
+    def _front(self, x: Tensor) -> Tensor:
+        for step in self.front:
+            x = step(x)
+        return x
+
+    def _preprocess(self, x: Tensor) -> Tensor:
+        if self.features is not None:
+            x = self._encode(x).to(self.dtype)
+        return self._front(x)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        assert self.features is not None
+        phi: Tensor = self.features(x)
+        if phi.ndim != 2:
+            raise InputError(
+                f"Expected features of shape (n, d) from the encoder, got {tuple(phi.shape)}; "
+                "end it with pooling or nn.Flatten()."
+            )
+        return phi
+
+    def _encoder_context(self, composite: Any) -> AbstractContextManager[Any]:
+        if self.features is None:
+            if composite is not None:
+                raise InputError(
+                    "A composite assigns rules to an encoder's modules, and this network has no "
+                    "encoder below it; leave composite=None."
+                )
+            return nullcontext()
+        if composite is None:
+            raise NoRuleError(
+                "Relevance below the model needs rules for the encoder's modules. Pass "
+                "composite=<a zennit composite>, or explain relevance of the features themselves."
+            )
+        context: AbstractContextManager[Any] = composite.context(self.features)
+        return context
+
+    def _cast(self, x: Tensor) -> Tensor:
+        if self.features is not None:
+            return x
+        if x.ndim == 2:
+            self._check_width(x)
+        return x.to(device=self.device, dtype=self.dtype)
+
+    def _check_width(self, x: Tensor) -> None:
+        if self.features is None and (x.ndim != 2 or x.shape[1] != self.n_features):
+            raise InputError(
+                f"Expected {self.n_features} features per row, the width {self.model_name or 'it'} "
+                f"was fitted on, got shape {tuple(x.shape)}."
+            )
+
+    def _chunks(self, x: Tensor, along: Tensor | None = None) -> Sequence[Tensor]:
+        """``x``, or what goes ``along`` with its rows, cut into chunks of rows."""
+        rows = self.rows_at_once if self.row_independent else max(1, len(x))
+        chunks: Sequence[Tensor] = (x if along is None else along).split(rows)
+        return chunks
+
+    def _target_chunks(self, x: Tensor, target: Tensor | None) -> Sequence[Tensor | None]:
+        if target is None:
+            return [None] * len(self._chunks(x))
+        return self._chunks(x, target)
+
+    def extra_repr(self) -> str:
+        """One line: what it is and how it maps back."""
+        threshold = "none" if self.threshold is None else f"{self.threshold:.6g}"
+        return (
+            f"{self.model_name}: {self.kind}, {self.evidence_name}; threshold {threshold}; "
+            f"{self.score_map}"
+        )
