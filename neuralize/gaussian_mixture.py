@@ -74,15 +74,19 @@ class MixtureEnergy(Layer):
 class LogOdds(Layer):
     """``f_c = log p_c / (1 - p_c)`` of the target's component, ``(n, K) -> (n,)``.
 
-    Rule: ``R_k = p_k Q_k R / f`` for the others, ``R_c = -Q_c R / f`` for the target.
+    Rule: ``R_k = p_k Q_k R / f`` for the others, ``R_c = -Q_c R / f`` for the target. Without a
+    target it is the most probable component.
     """
 
-    def __init__(self, constants: Tensor, target: Tensor) -> None:
+    def __init__(self, constants: Tensor, target: Tensor | None) -> None:
         super().__init__()
-        self.constants, self.target = constants, target
+        self.constants = constants
+        self.target = target
 
     def compute(self, x: Tensor) -> tuple[Tensor, None]:
         energy = x + self.constants
+        if self.target is None:
+            self.target = energy.detach().argmin(1)
         index = self.target.unsqueeze(1)
         others = energy.scatter(1, index, math.inf)
         return -torch.logsumexp(-others, 1) - energy.gather(1, index)[:, 0], None
@@ -90,6 +94,7 @@ class LogOdds(Layer):
     def split(
         self, x: Tensor, z: Tensor, saved: None, relevance: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        assert self.target is not None
         index = self.target.unsqueeze(1)
         p = torch.softmax(-(x + self.constants).scatter(1, index, math.inf), 1)
         share = ratio(relevance, z)
@@ -119,7 +124,6 @@ class MixtureClusters(Neuralized):
         return len(self.constants)
 
     def chain(self, target: Tensor | None) -> Sequence[nn.Module]:
-        assert target is not None
         return [self.forms, LogOdds(self.constants, target)]
 
     def all_evidence(self, z: Tensor) -> Tensor:

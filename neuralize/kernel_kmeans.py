@@ -9,13 +9,12 @@ Two ways to explain ``h_k``, both summing to it:
 
 - ``"stable"`` (default, derived): ``R(o_k) - R(o_c)``, each by take-most and the distance rule;
 - ``"midpoint"`` (the paper's): ``h_k`` as soft-max over ``i in C_c`` and soft-min over ``j in C_k``
-  of the linear ``h_ij = ||x - u_j||^2 - ||x - u_i||^2``, then the midpoint rule. Its terms divide by
-  ``h_ij``, which may be near zero or negative although ``h_k`` is not: single maps can explode.
+  of the linear ``h_ij = ||x - u_j||^2 - ||x - u_i||^2``, then the midpoint rule. Its terms divide
+  by ``h_ij``, which may be near zero or negative although ``h_k`` is not: maps can explode.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal, Self
@@ -219,21 +218,19 @@ class PairwiseContrast(ClusterContrast):
     absorbed.
     """
 
-    def __init__(self, target: Tensor, stiffness: float, pool: GroupSoftMin) -> None:
+    def __init__(self, target: Tensor | None, stiffness: float, pool: GroupSoftMin) -> None:
         super().__init__(target, stiffness)
         self.pool = pool
 
     def compute(self, x: Tensor) -> tuple[Tensor, Any]:
-        o = self.pool.compute(x)[0]
-        return super().compute(o)[0], o
+        return super().compute(self.pool.compute(x)[0])
 
     def split(
         self, x: Tensor, z: Tensor, saved: Any, relevance: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        index = self.target.unsqueeze(1)
-        gaps = saved.scatter(1, index, math.inf) - saved.gather(1, index)
-        gap_share = self.shares(gaps, z, relevance)
-        pooled = torch.where(gap_share != 0, gap_share * gaps, torch.zeros_like(gaps))
+        assert self.target is not None
+        share = self.shares(saved, z, relevance)
+        pooled = torch.where(share != 0, share * saved, torch.zeros_like(share))
         r, lost = torch.zeros_like(x), torch.zeros_like(z)
         sizes = self.pool.sizes
         starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -271,7 +268,6 @@ class KernelClusterNetwork(ClusterNetwork):
         self.pool, self.form = pool, form
 
     def chain(self, target: Tensor | None) -> Sequence[nn.Module]:
-        assert target is not None
         if self.form == "midpoint":
             return [self.distances, PairwiseContrast(target, self.stiffness, self.pool)]
         return [self.distances, self.pool, ClusterContrast(target, self.stiffness)]
@@ -303,7 +299,7 @@ def convert_kernel_kmeans(
     support = as_tensor(model.support_vectors_[order], "support vectors")
     log_weights = as_tensor(model.support_weights_[order], "support weights").log()
     net = KernelClusterNetwork(
-        SquaredDistances(support, refine=form == "stable"),
+        SquaredDistances(support),
         GroupSoftMin(sizes, model.gamma_, log_weights),
         form,
         n_features=support.shape[1],

@@ -31,18 +31,44 @@ from neuralize.rules import paper_stiffness
 Stiffness = float | Literal["paper"]
 
 
+class CentroidContrast(ClusterContrast):
+    """:class:`ClusterContrast` of squared distances to centroids, ``(n, d) -> (n,)``, in one layer.
+
+    The rule is the midpoint rule in closed form: ``s_k`` is already relevance per unit of distance,
+    so ``R_i = sum_k s_k [(x_i - mu_ki)^2 - (x_i - mu_ci)^2]`` takes two matrix products.
+    """
+
+    def __init__(
+        self, distances: SquaredDistances, target: Tensor | None, stiffness: float
+    ) -> None:
+        super().__init__(target, stiffness)
+        self.distances = distances
+
+    def compute(self, x: Tensor) -> tuple[Tensor, Any]:
+        point = self.distances.point(x)
+        z, gaps = super().compute(self.distances.relative(point))
+        return z, (point, gaps)
+
+    def split(
+        self, x: Tensor, z: Tensor, saved: Any, relevance: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        point, gaps = saved
+        w = self.weights(z, gaps, relevance)
+        return self.distances.products(point, w, balanced=True), {}
+
+
 class ClusterNetwork(Neuralized):
-    """Clusterings that compare one number per cluster, the smallest wins; ``distances`` gives them.
+    """Clusterings by nearest centroid: evidence ``(n, K)``, stiffness settable at any time.
 
     Attributes
     ----------
     stiffness
-        ``beta`` of the take-most rule over competing clusters; settable at any time.
+        ``beta`` of the take-most rule over competing clusters.
     """
 
     kind: ClassVar[Kind] = "cluster"
 
-    def __init__(self, distances: nn.Module, n_clusters: int, **common: Any) -> None:
+    def __init__(self, distances: SquaredDistances, n_clusters: int, **common: Any) -> None:
         super().__init__(score_map=ScoreMap("evidence"), threshold=0.0, **common)
         self.distances = distances
         self.stiffness = math.inf
@@ -54,8 +80,7 @@ class ClusterNetwork(Neuralized):
         return self._n_clusters
 
     def chain(self, target: Tensor | None) -> Sequence[nn.Module]:
-        assert target is not None
-        return [self.distances, ClusterContrast(target, self.stiffness)]
+        return [CentroidContrast(self.distances, target, self.stiffness)]
 
     def all_evidence(self, z: Tensor) -> Tensor:
         d = self.cluster_distances(z)
@@ -66,12 +91,9 @@ class ClusterNetwork(Neuralized):
 
     def cluster_distances(self, z: Tensor) -> Tensor:
         """What the clusters are compared by ``(n, K)``, the smallest wins."""
-        d: Tensor = self.distances(z)
-        return d
+        return self.distances.relative(self.distances.point(z))
 
     def fold_projection(self, matrix: Tensor, offset: Tensor) -> bool:
-        if not isinstance(self.distances, SquaredDistances):
-            return False
         self.distances.fold_projection(matrix, offset)
         return True
 
@@ -95,7 +117,7 @@ def centroid_network(
         raise InputError(f"Expected centroids of shape (K, d), got {tuple(mu.shape)}.")
     check_centroids(mu, model_name)
     net = ClusterNetwork(
-        SquaredDistances(mu, refine=False),
+        SquaredDistances(mu),
         len(mu),
         n_features=mu.shape[1],
         evidence_name="squared distance to the nearest other centroid minus to its own",
@@ -144,11 +166,13 @@ def convert_centroids(
     return centroid_network(array, "centroids", stiffness, data)
 
 
-class PathContrast(ClusterContrast):
+class PathContrast(CentroidContrast):
     """``f_c = min over splits on c's path of (d_sibling - d_own)``, shared by take-most.
 
     Parameters
     ----------
+    distances
+        Squared distances to the nodes of the tree.
     target
         Cluster per row ``(n,)``.
     stiffness
@@ -157,24 +181,39 @@ class PathContrast(ClusterContrast):
         Nodes on the path to every cluster and their siblings ``(K, depth)``, padded with -1.
     """
 
-    def __init__(self, target: Tensor, stiffness: float, own: Tensor, sibling: Tensor) -> None:
-        super().__init__(target, stiffness)
-        self.padding = own[target] < 0
-        self.own, self.sibling = own[target].clamp(min=0), sibling[target].clamp(min=0)
+    def __init__(
+        self,
+        distances: SquaredDistances,
+        target: Tensor | None,
+        stiffness: float,
+        own: Tensor,
+        sibling: Tensor,
+    ) -> None:
+        super().__init__(distances, target, stiffness)
+        self.own, self.sibling = own, sibling
 
-    def _gaps(self, d: Tensor) -> Tensor:
-        gaps = d.gather(1, self.sibling) - d.gather(1, self.own)
-        return gaps.masked_fill(self.padding, math.inf)
+    def compute(self, x: Tensor) -> tuple[Tensor, Any]:
+        point = self.distances.point(x)
+        d = self.distances.relative(point)
+        if self.target is None:
+            self.target = path_gaps(d.detach(), self.own, self.sibling).amin(2).argmax(1)
+        own, sibling = self.own[self.target], self.sibling[self.target]
+        gaps = d.gather(1, sibling.clamp(min=0)) - d.gather(1, own.clamp(min=0))
+        gaps = gaps.masked_fill(own < 0, math.inf)
+        return gaps.amin(1), (point, gaps)
 
-    def compute(self, x: Tensor) -> tuple[Tensor, None]:
-        return self._gaps(x).amin(1), None
+    def weights(self, z: Tensor, gaps: Tensor, relevance: Tensor) -> Tensor:
+        assert self.target is not None
+        s = self.shares(gaps, z, relevance)  # zero at the padding
+        own, sibling = self.own[self.target].clamp(min=0), self.sibling[self.target].clamp(min=0)
+        w = s.new_zeros(len(s), len(self.distances.support))
+        return w.scatter_add_(1, sibling, s).scatter_add_(1, own, -s)
 
-    def split(
-        self, x: Tensor, z: Tensor, saved: None, relevance: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        s = self.shares(self._gaps(x), z, relevance)
-        r = torch.zeros_like(x).scatter_add_(1, self.sibling, s)
-        return r.scatter_add_(1, self.own, -s) * x, {}
+
+def path_gaps(d: Tensor, own: Tensor, sibling: Tensor) -> Tensor:
+    """Gaps at every split on every path ``(n, K, depth)`` from node distances ``(n, nodes)``."""
+    gaps = d[:, sibling.clamp(min=0)] - d[:, own.clamp(min=0)]
+    return gaps.masked_fill(own < 0, math.inf)
 
 
 class BisectingNetwork(ClusterNetwork):
@@ -189,18 +228,15 @@ class BisectingNetwork(ClusterNetwork):
     sibling: Tensor
 
     def __init__(self, nodes: Tensor, own: Tensor, sibling: Tensor, **common: Any) -> None:
-        super().__init__(SquaredDistances(nodes, refine=False), len(own), **common)
+        super().__init__(SquaredDistances(nodes), len(own), **common)
         self.register_buffer("own", own)
         self.register_buffer("sibling", sibling)
 
     def chain(self, target: Tensor | None) -> Sequence[nn.Module]:
-        assert target is not None
-        return [self.distances, PathContrast(target, self.stiffness, self.own, self.sibling)]
+        return [PathContrast(self.distances, target, self.stiffness, self.own, self.sibling)]
 
     def all_evidence(self, z: Tensor) -> Tensor:
-        d = self.distances(z)
-        gaps = d[:, self.sibling.clamp(min=0)] - d[:, self.own.clamp(min=0)]
-        evidence: Tensor = gaps.masked_fill(self.own < 0, math.inf).amin(2)
+        evidence: Tensor = path_gaps(self.cluster_distances(z), self.own, self.sibling).amin(2)
         return evidence
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,6 +20,10 @@ Output = Literal["score", "margin"]
 
 CHUNK_BYTES = 64 * 2**20
 """Rows are processed in chunks whose ``(rows, support points)`` matrix stays below this size."""
+
+CACHE_BYTES = 4 * 2**20
+"""Where rows are narrow, chunks stay below this size, but for the sake of matrix products not below
+a thousand rows: temporaries that fit into the cache cost a fraction of those that do not."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,10 @@ class Neuralized(nn.Module):
     # -- what a subclass gives ---------------------------------------------------------------
 
     def chain(self, target: Tensor | None) -> Sequence[nn.Module]:
-        """The layers from (preprocessed) input to the evidence ``(n,)`` of ``target``."""
+        """The layers from (preprocessed) input to the evidence ``(n,)`` of ``target``.
+
+        Without a target, a clustering's last layer takes each row's own cluster and keeps it.
+        """
         raise NotImplementedError
 
     def all_evidence(self, z: Tensor) -> Tensor:
@@ -207,22 +214,20 @@ class Neuralized(nn.Module):
     @property
     def rows_at_once(self) -> int:
         """Rows processed together so that temporaries stay within ``chunk_bytes``."""
-        return max(1, self.chunk_bytes // (self.width * self.dtype.itemsize))
+        row = self.width * self.dtype.itemsize
+        return max(1, min(self.chunk_bytes // row, max(1024, CACHE_BYTES // row)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of ``x`` ``(n, ...)``: ``(n, K)`` for clusters, ``(n,)`` for outlier scores."""
         x = self._cast(x)
         parts = [self.all_evidence(self._preprocess(part)) for part in self._chunks(x)]
-        evidence: Tensor = torch.cat(parts)
-        return evidence
+        return _join(parts)
 
     def evidence(self, x: Tensor, target: Tensor | int | None = None) -> Tensor:
         """Evidence of each row for its target ``(n,)``: what :meth:`relevance` decomposes."""
         x = self._cast(x)
-        rows = self.resolve_target(x, target)
-        parts = zip(self._chunks(x), self._target_chunks(x, rows), strict=True)
-        evidence: Tensor = torch.cat([self._run(self._preprocess(part), t) for part, t in parts])
-        return evidence
+        parts = zip(self._chunks(x), self._target_chunks(x, target), strict=True)
+        return _join([self._run(self._preprocess(part), t)[0] for part, t in parts])
 
     def predict(self, x: Tensor) -> Tensor:
         """Cluster of each row, or whether it is an outlier ``(n,)``.
@@ -274,20 +279,23 @@ class Neuralized(nn.Module):
         """
         x = self._cast(x.detach())
         self.check(x)
-        rows = self.resolve_target(x, target)
-        parts = []
-        for part, t in zip(self._chunks(x), self._target_chunks(x, rows), strict=True):
-            parts.append(self._relevance(part, t, output, composite))
+        parts, values, start = [], torch.empty_like(x), 0
+        for part, t in zip(self._chunks(x), self._target_chunks(x, target), strict=True):
+            done = self._relevance(part, t, output, composite)
+            values[start : start + len(part)] = done.values
+            parts.append(replace(done, values=values[:0]))
+            start += len(part)
         names = sorted({name for part in parts for name in part.absorbed})
         absorbed = {
-            name: torch.cat([p.absorbed.get(name, torch.zeros_like(p.evidence)) for p in parts])
+            name: _join([p.absorbed.get(name, torch.zeros_like(p.evidence)) for p in parts])
             for name in names
         }
+        targets = [p.target for p in parts if p.target is not None]
         return Attribution(
-            torch.cat([p.values for p in parts]),
-            torch.cat([p.evidence for p in parts]),
+            values,
+            _join([p.evidence for p in parts]),
             absorbed,
-            rows,
+            _join(targets) if targets else None,
         )
 
     def check(self, x: Tensor) -> None:
@@ -295,6 +303,8 @@ class Neuralized(nn.Module):
         if x.ndim == 0 or len(x) == 0:
             raise InputError(f"Expected at least one row, got shape {tuple(x.shape)}.")
         self._check_width(x)
+        if bool(torch.isfinite(x.sum())):  # one cheap pass; an overflowing sum is looked into
+            return
         finite = torch.isfinite(x)
         if not bool(finite.all()):
             row = int((~finite).nonzero()[0, 0])
@@ -347,7 +357,7 @@ class Neuralized(nn.Module):
             phi = x if self.features is None else self._encode(x)
             with propagating() as ledger:
                 head_input = phi.detach().to(self.dtype).requires_grad_()
-                z = self._run(self._front(head_input), target)
+                z, target = self._run(self._front(head_input), target)
                 seed, explained, constant = self._seed(z.detach(), output)
                 (values,) = torch.autograd.grad(z, head_input, seed)
             if phi is not x:
@@ -375,10 +385,13 @@ class Neuralized(nn.Module):
             return margin, margin, {}
         return z, margin, {"threshold": torch.full_like(z, -self.threshold)}
 
-    def _run(self, z: Tensor, target: Tensor | None) -> Tensor:
-        for layer in self.chain(target):
+    def _run(self, z: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Evidence and the target it is for."""
+        layers = self.chain(target)
+        for layer in layers:
             z = layer(z)
-        return z
+        chosen = layers[-1].target
+        return z, chosen if isinstance(chosen, Tensor) else None
 
     def _front(self, x: Tensor) -> Tensor:
         for step in self.front:
@@ -436,10 +449,11 @@ class Neuralized(nn.Module):
         chunks: Sequence[Tensor] = (x if along is None else along).split(rows)
         return chunks
 
-    def _target_chunks(self, x: Tensor, target: Tensor | None) -> Sequence[Tensor | None]:
-        if target is None:
+    def _target_chunks(self, x: Tensor, target: Tensor | int | None) -> Sequence[Tensor | None]:
+        rows = None if target is None else self.resolve_target(x, target)
+        if rows is None:
             return [None] * len(self._chunks(x))
-        return self._chunks(x, target)
+        return self._chunks(x, rows)
 
     def extra_repr(self) -> str:
         """One line: what it is and how it maps back."""
@@ -448,3 +462,9 @@ class Neuralized(nn.Module):
             f"{self.model_name}: {self.kind}, {self.evidence_name}; threshold {threshold}; "
             f"{self.score_map}"
         )
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    """The chunks as one tensor, without a copy where there is one chunk."""
+    joined: Tensor = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    return joined

@@ -70,7 +70,14 @@ class Layer(nn.Module):
     """One operation of a neuralized model together with its relevance rule.
 
     Subclasses give :meth:`compute` (the operation) and :meth:`split` (the rule).
+
+    Attributes
+    ----------
+    target
+        Which of several outputs the layer computes per row ``(n,)``, where it has to choose.
     """
+
+    target: Tensor | None = None
 
     def compute(self, x: Tensor) -> tuple[Tensor, Any]:
         """Return the output and whatever :meth:`split` wants to find again."""

@@ -85,9 +85,8 @@ class SquaredDistances(Layer):
     center: Tensor
     support: Tensor
 
-    def __init__(self, support: Tensor, refine: bool = True) -> None:
+    def __init__(self, support: Tensor) -> None:
         super().__init__()
-        self.refine = refine
         self.register_buffer("center", support.mean(0))
         self.register_buffer("support", support - self.center)
         self.fold: Fold | None = None
@@ -101,20 +100,19 @@ class SquaredDistances(Layer):
         self._squares = None
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
-    def _center(self, x: Tensor) -> Tensor:
+    def point(self, x: Tensor) -> Tensor:
+        """``x`` as the layer sees it: projected where a projection was folded in, and centred."""
         return (x if self.fold is None else self.fold(x)) - self.center
 
-    def compute(self, x: Tensor) -> tuple[Tensor, Pairs | None]:
-        z, u = self._center(x), self.support
+    def compute(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Pairs | None]]:
+        z, u = self.point(x), self.support
         z_norm, u_norm = (z**2).sum(1, keepdim=True), (u**2).sum(1)
         h = torch.addmm(u_norm, z, u.T, alpha=-2).add_(z_norm).clamp_(min=0)
-        if not self.refine:
-            return h, None
         limit = _CANCELLATION[h.dtype]
         norms = z_norm.detach()
         suspects = h.detach().amin(1) < limit * (norms[:, 0] + u_norm.max())
         if not bool(suspects.any()):
-            return h, None
+            return h, (z, None)
         some = suspects.nonzero()[:, 0]
         close = h.detach()[some] < limit * (norms[some] + u_norm)
         near, cols = close.nonzero(as_tuple=True)
@@ -123,7 +121,11 @@ class SquaredDistances(Layer):
         scale = norms[rows, 0] + u_norm[cols] + (self.center**2).sum()
         noise = (_NOISE * torch.finfo(h.dtype).eps) ** 2 * scale
         exact = torch.where(exact.detach() <= noise, 0 * exact, exact)
-        return h.index_put((rows, cols), exact), (rows, cols)
+        return h.index_put((rows, cols), exact), (z, (rows, cols))
+
+    def relative(self, point: Tensor) -> Tensor:
+        """``h_j - ||point||^2``: enough where only differences count, and exact closer to zero."""
+        return torch.addmm((self.support**2).sum(1), point, self.support.T, alpha=-2)
 
     def _blocks(self, rows: Tensor, cols: Tensor) -> list[Pairs]:
         """The pairs, cut so that their differences stay within the block size."""
@@ -131,31 +133,32 @@ class SquaredDistances(Layer):
         return list(zip(rows.split(size), cols.split(size), strict=True))
 
     def split(
-        self, x: Tensor, z: Tensor, saved: Pairs | None, relevance: Tensor
+        self, x: Tensor, z: Tensor, saved: Any, relevance: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        point, pairs = saved
+        if pairs is None:  # no distance is anywhere near zero
+            return self.products(point, relevance / z), {}
         zero = z == 0
         w = (relevance / z.masked_fill(zero, 1)).masked_fill_(zero, 0)
         absorbed = {}
         if bool(zero.any()):
             absorbed[COINCIDENT] = torch.where(zero, relevance, torch.zeros_like(z)).sum(1)
-        point, u = self._center(x), self.support
-        if saved is None:
-            return self._products(point, w), absorbed
-        near_w = w[saved]
-        r = self._products(point, w.index_put(saved, torch.zeros_like(near_w)))
-        blocks = self._blocks(*saved)
+        near_w = w[pairs]
+        r = self.products(point, w.index_put_(pairs, torch.zeros_like(near_w)))
+        blocks = self._blocks(*pairs)
         for (rows, cols), weight in zip(blocks, near_w.split(len(blocks[0][0])), strict=True):
-            way = point[rows] - u[cols]
+            way = point[rows] - self.support[cols]
             terms = way**2 if self.fold is None else self.fold.pull_back(way, way)
             r.index_add_(0, rows, weight.unsqueeze(1) * terms)
         return r, absorbed
 
-    def _products(self, point: Tensor, w: Tensor) -> Tensor:
+    def products(self, point: Tensor, w: Tensor, *, balanced: bool = False) -> Tensor:
+        """The distance rule by matrix products, from ``w = R / h`` ``(n, m)`` (see the rule)."""
         if self.fold is not None:
             return metric_distance(point, self.support, w, self.fold.matrix, self.fold.inverse)
         if self._squares is None or self._squares.dtype != point.dtype:
             self._squares = self.support**2
-        return l2_distance(point, self.support, w, self._squares)
+        return l2_distance(point, self.support, w, self._squares, balanced=balanced)
 
 
 class SquareRoot(Layer):

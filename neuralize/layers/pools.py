@@ -12,9 +12,7 @@ from neuralize.propagate import Layer
 from neuralize.rules.base import ratio
 from neuralize.rules.pooling import (
     harmonic_pooling,
-    soft_max_weights,
     soft_min_weights,
-    take_most,
 )
 
 Absorbed = dict[str, Tensor]
@@ -44,19 +42,22 @@ class SoftMinPool(Layer):
         self.stiffness = stiffness
         self.register_buffer("log_weights", log_weights)
 
-    def compute(self, x: Tensor) -> tuple[Tensor, None]:
-        scores = self.sign * self.stiffness * x
+    def compute(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        t = self.sign * self.stiffness
         if self.log_weights is None:
+            scores = t * x
             pooled = scores.logsumexp(1) - math.log(x.shape[1])
         else:
-            pooled = (scores + self.log_weights).logsumexp(1)
-        return self.sign / self.stiffness * pooled, None
+            scores = torch.add(self.log_weights, x, alpha=t)
+            pooled = scores.logsumexp(1)
+        return pooled / t, scores
 
     def split(
-        self, x: Tensor, z: Tensor, saved: None, relevance: Tensor
+        self, x: Tensor, z: Tensor, saved: Tensor, relevance: Tensor
     ) -> tuple[Tensor, Absorbed]:
-        weights = soft_min_weights(x, self.stiffness, self.log_weights)
-        return take_most(weights, relevance), {}
+        # p = exp(scores - logsumexp), in place: these are the largest matrices there are
+        log_norm = saved.logsumexp(1, keepdim=True)
+        return saved.sub_(log_norm).exp_().mul_(relevance.unsqueeze(1)), {}
 
 
 class SoftMaxPool(SoftMinPool):
@@ -69,12 +70,6 @@ class SoftMaxPool(SoftMinPool):
     """
 
     sign = 1.0
-
-    def split(
-        self, x: Tensor, z: Tensor, saved: None, relevance: Tensor
-    ) -> tuple[Tensor, Absorbed]:
-        weights = soft_max_weights(x, self.stiffness, self.log_weights)
-        return take_most(weights, relevance), {}
 
 
 class HarmonicPool(Layer):
@@ -139,13 +134,13 @@ class ClusterContrast(Layer):
     with ``s_k = R_k / h_k``. Together with the distance rule on ``d_k = ||x - mu_k||^2`` this *is*
     the midpoint rule, since ``(x - m_k)_i w_ik = (x_i - mu_ki)^2 - (x_i - mu_ci)^2``.
 
-    For a row that is not in its target cluster (``f_c < 0``) a competitor's ``h_k`` may be near
+    For a row that is not in its target cluster (``f_c <= 0``) a competitor's ``h_k`` may be near
     zero and ``s_k`` unbounded; there the nearest competitor takes all, which is exact and stable.
 
     Parameters
     ----------
     target
-        Cluster per row ``(n,)``.
+        Cluster per row ``(n,)``; the nearest of each row when missing.
     stiffness
         ``t >= 0``; ``inf`` is winner-take-all.
 
@@ -156,25 +151,38 @@ class ClusterContrast(Layer):
     4.0
     """
 
-    def __init__(self, target: Tensor, stiffness: float) -> None:
+    def __init__(self, target: Tensor | None, stiffness: float) -> None:
         super().__init__()
-        self.target, self.stiffness = target, stiffness
+        self.target = target
+        self.stiffness = stiffness
 
     def compute(self, x: Tensor) -> tuple[Tensor, Any]:
-        own = x.gather(1, self.target.unsqueeze(1))
-        others = x.scatter(1, self.target.unsqueeze(1), math.inf)
-        return others.amin(1) - own[:, 0], None
+        if self.target is None:
+            own, index = x.min(1, keepdim=True)
+            self.target = index[:, 0]
+        else:
+            index = self.target.unsqueeze(1)
+            own = x.gather(1, index)
+        gaps = (x - own).scatter_(1, index, math.inf)
+        return gaps.amin(1), gaps
 
     def split(self, x: Tensor, z: Tensor, saved: Any, relevance: Tensor) -> tuple[Tensor, Absorbed]:
-        index = self.target.unsqueeze(1)
-        h = x.scatter(1, index, math.inf) - x.gather(1, index)
-        s = self.shares(h, z, relevance)
-        return s.scatter(1, index, -s.sum(1, keepdim=True)) * x, {}
+        return self.weights(z, saved, relevance) * x, {}
 
-    def shares(self, h: Tensor, z: Tensor, relevance: Tensor) -> Tensor:
-        """``s_k = R_k / h_k`` of the pooled gaps ``h`` ``(n, m)`` with minimum ``z`` ``(n,)``."""
-        s = soft_min_weights(h, math.inf)
-        if not math.isinf(self.stiffness):
-            soft = soft_min_weights(h, self.stiffness) * (z.unsqueeze(1) / h)
-            s = torch.where((z > 0).unsqueeze(1), soft, s)
-        return s * ratio(relevance, z).unsqueeze(1)
+    def weights(self, z: Tensor, gaps: Tensor, relevance: Tensor) -> Tensor:
+        """Relevance per unit of every distance, ``s_k`` and ``-sum_k s_k`` for the target's own."""
+        assert self.target is not None
+        s = self.shares(gaps, z, relevance)
+        return s.scatter_(1, self.target.unsqueeze(1), -s.sum(1, keepdim=True))
+
+    def shares(self, gaps: Tensor, z: Tensor, relevance: Tensor) -> Tensor:
+        """``s_k = R_k / h_k`` of the pooled gaps ``(n, m)`` with minimum ``z`` ``(n,)``."""
+        scale = ratio(relevance, z)
+        inside = z > 0
+        if math.isinf(self.stiffness) or not bool(inside.any()):
+            return soft_min_weights(gaps, math.inf).mul_(scale.unsqueeze(1))
+        s = soft_min_weights(gaps, self.stiffness).div_(gaps).mul_((z * scale).unsqueeze(1))
+        outside = (~inside).nonzero()[:, 0]
+        if len(outside):
+            s[outside] = soft_min_weights(gaps[outside], math.inf) * scale[outside].unsqueeze(1)
+        return s

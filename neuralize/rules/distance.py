@@ -18,7 +18,9 @@ BLOCK_BYTES = 32 * 2**20
 """Largest temporary a blockwise rule forms, in bytes."""
 
 
-def l2_distance(x: Tensor, u: Tensor, w: Tensor, u_squared: Tensor | None = None) -> Tensor:
+def l2_distance(
+    x: Tensor, u: Tensor, w: Tensor, u_squared: Tensor | None = None, *, balanced: bool = False
+) -> Tensor:
     """Relevance through squared Euclidean distances by matrix products.
 
     Parameters
@@ -29,6 +31,8 @@ def l2_distance(x: Tensor, u: Tensor, w: Tensor, u_squared: Tensor | None = None
         Relevance per unit of squared distance, ``R_j / h_j`` ``(n, m)``; any sign.
     u_squared
         ``u ** 2``, if the caller keeps it.
+    balanced
+        Promise that ``w`` sums to zero in every row (differences of distances): one pass less.
 
     Examples
     --------
@@ -36,10 +40,12 @@ def l2_distance(x: Tensor, u: Tensor, w: Tensor, u_squared: Tensor | None = None
     >>> l2_distance(x, u, torch.tensor([[1.0]])).tolist()
     [[1.0, 4.0]]
     """
-    squares = w @ (u**2 if u_squared is None else u_squared)
+    squares, wu = w @ (u**2 if u_squared is None else u_squared), w @ u
+    if balanced:
+        return squares.addcmul_(x, wu, value=-2)
     # x * (x * sum_w - 2 W U) + W U^2, in two fused passes over (n, d)
-    inner = torch.addcmul(-2 * (w @ u), x, w.sum(-1, keepdim=True))
-    return torch.addcmul(squares, x, inner)
+    inner = wu.mul_(-2).addcmul_(x, w.sum(-1, keepdim=True))
+    return squares.addcmul_(x, inner)
 
 
 def metric_distance(z: Tensor, u: Tensor, w: Tensor, matrix: Tensor, inverse: Tensor) -> Tensor:
