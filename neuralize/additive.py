@@ -138,7 +138,7 @@ class TailTerms(Terms):
 
     def terms(self, x: Tensor) -> Tensor:
         every = torch.cat([self.reference, x])
-        columns, queries = every.T.sort(1).values, x.T.contiguous()
+        columns, queries = every.T.contiguous().sort(1).values, x.T.contiguous()
         n = len(every)
         left = -torch.log(torch.searchsorted(columns, queries, right=True).double() / n).T
         right = -torch.log((n - torch.searchsorted(columns, queries)).double() / n).T

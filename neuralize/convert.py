@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from scipy.sparse import issparse
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -114,11 +114,10 @@ def neuralize(
 
 
 def _check_options(model: object, converter: Callable[..., Any], options: dict[str, Any]) -> None:
-    known = [
-        p.name
-        for p in inspect.signature(converter).parameters.values()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
+    parameters = inspect.signature(converter).parameters.values()
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return  # a wrapper: the options are its inner model's, which checks them
+    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
     unknown = sorted(set(options) - set(known))
     if unknown and converter is not _convert.dispatch(object):
         raise UnsupportedModelError(
@@ -139,8 +138,13 @@ def require_fitted(model: Any) -> None:
         ) from error
 
 
-def as_tensor(values: ArrayLike, name: str = "values") -> Tensor:
+def as_tensor(values: Any, name: str = "values") -> Tensor:
     """A float64 tensor of a model's constants, copied, so that later refits do not reach it."""
+    if issparse(values):
+        raise UnsupportedModelError(
+            f"The model was fitted on sparse rows and keeps its {name} sparse. Refit it on a dense "
+            "array, X.toarray()."
+        )
     array = np.array(values, dtype=np.float64)
     if not np.isfinite(array).all():
         raise InputError(f"Expected finite {name} in the fitted model, got NaN or infinity.")

@@ -95,6 +95,8 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
     def fit(self, X: Any, y: object = None) -> Self:
         """Cluster ``X`` ``(n, d)``; ``y`` is ignored."""
         X = validate_data(self, X, dtype=np.float64)
+        if self.n_support is not None and self.n_support < 1:
+            raise InputError(f"Expected n_support >= 1 or None, got {self.n_support}.")
         if not 1 <= self.n_clusters <= len(X):
             raise InputError(f"Expected 1 to {len(X)} clusters, got {self.n_clusters}.")
         self.gamma_ = self._stiffness(X)
@@ -251,8 +253,9 @@ class PairwiseContrast(ClusterContrast):
                     continue
                 d_j, q = x[rows, group].unsqueeze(1), weights[rows, group].unsqueeze(1)
                 share, gap = p * q * pooled[rows, k][:, None, None], d_j - d_i
-                s = torch.where(gap == 0, torch.zeros_like(gap), share / gap)
-                lost[rows] += torch.where(gap == 0, share, torch.zeros_like(gap)).sum((1, 2))
+                level = gap.abs() <= 32 * torch.finfo(gap.dtype).eps * (d_j + d_i)
+                s = (share / gap).masked_fill_(level, 0)
+                lost[rows] += share.masked_fill(~level, 0).sum((1, 2))
                 r[rows, group] += s.sum(1) * d_j[:, 0]
                 r[rows, own] -= s.sum(2) * d_i[:, :, 0]
         return r, {"equidistant pairs": lost} if bool((lost != 0).any()) else {}

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from neuralize.errors import InputError, NoRuleError, UnsupportedModelError
-from neuralize.layers.fronts import Projection
-from neuralize.propagate import Layer, propagating
+from neuralize.layers.distances import MinkowskiDistances, SquaredDistances
+from neuralize.layers.fronts import Projection, Step
+from neuralize.propagate import propagating
 
 Kind = Literal["cluster", "outlier"]
 Output = Literal["score", "margin"]
@@ -338,12 +339,22 @@ class Neuralized(nn.Module):
             )
         return rows.long().contiguous()
 
-    def add_front(self, steps: Sequence[Layer]) -> None:
+    def add_front(self, steps: Sequence[Step]) -> None:
         """Put preprocessing before the network; the input is then what the first step takes."""
+        # Rounding of the steps, in units of the machine's: what a difference cannot be told from.
+        magnitude = 0.0
+        for step in steps:
+            magnitude = step.magnitude(magnitude)
+        for module in self.modules():
+            if isinstance(module, SquaredDistances | MinkowskiDistances):
+                module.magnitude = magnitude
         for step in reversed(steps):
             first = len(self.front) == 0
-            folds = first and isinstance(step, Projection)
-            if folds and self.fold_projection(step.matrix, step.offset):  # type: ignore[arg-type]
+            if (
+                first
+                and isinstance(step, Projection)
+                and self.fold_projection(step.matrix, step.offset)
+            ):
                 continue
             self.front.insert(0, step)
 
@@ -382,7 +393,12 @@ class Neuralized(nn.Module):
             )
         margin = z - self.threshold
         if self.homogeneous:
-            return margin, margin, {}
+            # Where nothing is to be spread, there are no proportions to spread the margin in.
+            zero = z == 0
+            if not bool(zero.any()):
+                return margin, margin, {}
+            seed = torch.where(zero, z, margin)
+            return seed, margin, {"threshold": margin - seed}
         return z, margin, {"threshold": torch.full_like(z, -self.threshold)}
 
     def _run(self, z: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -432,8 +448,7 @@ class Neuralized(nn.Module):
     def _cast(self, x: Tensor) -> Tensor:
         if self.features is not None:
             return x
-        if x.ndim == 2:
-            self._check_width(x)
+        self._check_width(x)
         return x.to(device=self.device, dtype=self.dtype)
 
     def _check_width(self, x: Tensor) -> None:

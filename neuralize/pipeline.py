@@ -29,9 +29,8 @@ from torch import Tensor
 
 from neuralize.convert import as_tensor, neuralize, register_converter, require_fitted
 from neuralize.errors import UnsupportedModelError
-from neuralize.layers import Elementwise, Projection, Selection
+from neuralize.layers import Elementwise, Projection, Selection, Step
 from neuralize.network import Neuralized
-from neuralize.propagate import Layer
 
 
 class PowerMap(Elementwise):
@@ -70,7 +69,7 @@ def _box_cox(x: Tensor, power: Tensor) -> Tensor:
 
 
 @singledispatch
-def front_steps(step: object, n_features: int) -> list[Layer]:
+def front_steps(step: object, n_features: int) -> list[Step]:
     """Layers equal to a fitted preprocessing step that takes ``n_features`` columns."""
     raise UnsupportedModelError(
         f"No exact layer for the pipeline step {type(step).__name__}. Supported: StandardScaler, "
@@ -79,7 +78,7 @@ def front_steps(step: object, n_features: int) -> list[Layer]:
     )
 
 
-def affine_front(step: Any) -> list[Layer]:
+def affine_front(step: Any) -> list[Step]:
     """A scaler with ``mean_`` (or ``center_``) and ``scale_``."""
     center: Any = getattr(step, "mean_", getattr(step, "center_", None))
     scale = step.scale_
@@ -94,19 +93,19 @@ def affine_front(step: Any) -> list[Layer]:
 @front_steps.register(StandardScaler)
 @front_steps.register(RobustScaler)
 @front_steps.register(MaxAbsScaler)
-def _(step: Any, n_features: int) -> list[Layer]:
+def _(step: Any, n_features: int) -> list[Step]:
     return affine_front(step)
 
 
 @front_steps.register
-def _(step: MinMaxScaler, n_features: int) -> list[Layer]:
+def _(step: MinMaxScaler, n_features: int) -> list[Step]:
     low, high = step.feature_range
     limits = (float(low), float(high)) if step.clip else None
     return [Elementwise(as_tensor(step.scale_), as_tensor(step.min_), limits=limits)]
 
 
 @front_steps.register
-def _(step: PowerTransformer, n_features: int) -> list[Layer]:
+def _(step: PowerTransformer, n_features: int) -> list[Step]:
     scale, shift = torch.ones(n_features, dtype=torch.float64), None
     if step.standardize:
         scale = 1 / as_tensor(step._scaler.scale_)
@@ -118,7 +117,7 @@ def _(step: PowerTransformer, n_features: int) -> list[Layer]:
 
 @front_steps.register(PCA)
 @front_steps.register(IncrementalPCA)
-def _(step: Any, n_features: int) -> list[Layer]:
+def _(step: Any, n_features: int) -> list[Step]:
     matrix = as_tensor(step.components_)
     if step.whiten:
         floor = np.finfo(step.explained_variance_.dtype).eps
@@ -127,19 +126,19 @@ def _(step: Any, n_features: int) -> list[Layer]:
 
 
 @front_steps.register
-def _(step: TruncatedSVD, n_features: int) -> list[Layer]:
+def _(step: TruncatedSVD, n_features: int) -> list[Step]:
     matrix = as_tensor(step.components_)
     return [Projection(matrix, torch.zeros(len(matrix), dtype=matrix.dtype))]
 
 
 @front_steps.register
-def _(step: SelectorMixin, n_features: int) -> list[Layer]:
+def _(step: SelectorMixin, n_features: int) -> list[Step]:
     index = torch.from_numpy(np.flatnonzero(step.get_support()))
     return [Selection(index, n_features)]
 
 
 @front_steps.register
-def _(step: Pipeline, n_features: int) -> list[Layer]:
+def _(step: Pipeline, n_features: int) -> list[Step]:
     return [layer for inner in _fitted_steps(step.steps) for layer in _layers(inner)]
 
 
@@ -147,12 +146,12 @@ def _fitted_steps(steps: Sequence[tuple[str, Any]]) -> list[Any]:
     return [step for _, step in steps if step is not None and step != "passthrough"]
 
 
-def _layers(step: Any) -> list[Layer]:
+def _layers(step: Any) -> list[Step]:
     require_fitted(step)
     return front_steps(step, int(step.n_features_in_))
 
 
-def merge_affine(steps: Sequence[Layer]) -> list[Layer]:
+def merge_affine(steps: Sequence[Step]) -> list[Step]:
     """Join a projection with the affine steps that follow it into one projection.
 
     Examples
@@ -163,7 +162,7 @@ def merge_affine(steps: Sequence[Layer]) -> list[Layer]:
     >>> merged(torch.tensor([[3.0, 4.0]])).tolist()
     [[15.0]]
     """
-    merged: list[Layer] = []
+    merged: list[Step] = []
     for step in steps:
         last = merged[-1] if merged else None
         if isinstance(last, Projection) and isinstance(step, Projection):

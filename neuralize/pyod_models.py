@@ -73,7 +73,9 @@ def convert_wrapper(model: Any) -> Neuralized:
     _require_fitted(model)
     if isinstance(model, LOF):
         if not model.novelty:
-            raise UnsupportedModelError("PyOD LOF with novelty=False cannot score new points.")
+            raise UnsupportedModelError(
+                "PyOD LOF with novelty=False cannot score new points. Refit with novelty=True."
+            )
         return _finish(lof_network(model.detector_, ScoreMap(SCORE), None), model)
     net = neuralize(model.detector_)
     return _finish(net, model, _turned(net))

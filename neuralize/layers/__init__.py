@@ -6,7 +6,7 @@ from neuralize.layers.distances import (
     SquaredDistances,
     SquareRoot,
 )
-from neuralize.layers.fronts import Elementwise, Projection, Selection
+from neuralize.layers.fronts import Elementwise, Projection, Selection, Step
 from neuralize.layers.pools import (
     ClusterContrast,
     HarmonicPool,
@@ -27,5 +27,6 @@ __all__ = [
     "SoftMinPool",
     "SquareRoot",
     "SquaredDistances",
+    "Step",
     "WeightedSum",
 ]

@@ -90,6 +90,7 @@ class SquaredDistances(Layer):
         self.register_buffer("center", support.mean(0))
         self.register_buffer("support", support - self.center)
         self.fold: Fold | None = None
+        self.magnitude = 0.0
         self._squares: Tensor | None = None
 
     def fold_projection(self, matrix: Tensor, offset: Tensor) -> None:
@@ -118,7 +119,7 @@ class SquaredDistances(Layer):
         near, cols = close.nonzero(as_tuple=True)
         rows = some[near]
         exact = torch.cat([((z[i] - u[j]) ** 2).sum(1) for i, j in self._blocks(rows, cols)])
-        scale = norms[rows, 0] + u_norm[cols] + (self.center**2).sum()
+        scale = norms[rows, 0] + u_norm[cols] + (self.center**2).sum() + self.magnitude**2
         noise = (_NOISE * torch.finfo(h.dtype).eps) ** 2 * scale
         exact = torch.where(exact.detach() <= noise, 0 * exact, exact)
         return h.index_put((rows, cols), exact), (z, (rows, cols))
@@ -171,7 +172,9 @@ class SquareRoot(Layer):
     """
 
     def compute(self, x: Tensor) -> tuple[Tensor, None]:
-        return x.sqrt(), None
+        # The root has no slope at zero; its gradient is taken to be zero there.
+        zero = x == 0
+        return x.masked_fill(zero, 1).sqrt().masked_fill(zero, 0), None
 
     def split(
         self, x: Tensor, z: Tensor, saved: None, relevance: Tensor
@@ -195,12 +198,17 @@ class MinkowskiDistances(Layer):
     def __init__(self, support: Tensor, p: float) -> None:
         super().__init__()
         self.p = float(p)
+        self.magnitude = 0.0
         self.register_buffer("support", support)
 
     def compute(self, x: Tensor) -> tuple[Tensor, None]:
         # Matrix products cannot serve p != 2, and for p = 2 they would cancel.
         mode = "donot_use_mm_for_euclid_dist"
-        return torch.cdist(x, self.support, self.p, compute_mode=mode), None
+        h = torch.cdist(x, self.support, self.p, compute_mode=mode)
+        size = x.detach().abs().amax(1, keepdim=True) + self.support.abs().amax(1)
+        size = size + self.magnitude
+        noise = _NOISE * torch.finfo(h.dtype).eps * size
+        return torch.where(h.detach() <= noise, 0 * h, h), None
 
     def split(
         self, x: Tensor, z: Tensor, saved: None, relevance: Tensor

@@ -11,7 +11,18 @@ from neuralize.rules.linear import wsquare
 Absorbed = dict[str, Tensor]
 
 
-class Elementwise(Layer):
+class Step(Layer):
+    """A preprocessing step."""
+
+    def magnitude(self, before: float) -> float:
+        """Size of the numbers that are rounded on the way, from that of the step before.
+
+        Points that differ by less than a few roundings of this size are the same point.
+        """
+        return before
+
+
+class Elementwise(Step):
     """``z_i = scale_i x_i + shift_i``: every output depends on one input, which gets its relevance.
 
     A subclass may put another column-wise map first, :meth:`transform`.
@@ -47,6 +58,9 @@ class Elementwise(Layer):
         """A column-wise map that comes first; the identity here."""
         return x
 
+    def magnitude(self, before: float) -> float:
+        return float(self.scale.abs().max()) * before + float(self.shift.norm())
+
     def compute(self, x: Tensor) -> tuple[Tensor, None]:
         z = self.transform(x) * self.scale + self.shift
         return (z if self.limits is None else z.clamp(*self.limits)), None
@@ -57,7 +71,7 @@ class Elementwise(Layer):
         return relevance, {}
 
 
-class Selection(Layer):
+class Selection(Step):
     """Keep some columns, ``(n, d) -> (n, q)``; the dropped ones get no relevance.
 
     Examples
@@ -82,7 +96,7 @@ class Selection(Layer):
         return torch.zeros_like(x).index_copy_(1, self.index, relevance), {}
 
 
-class Projection(Layer):
+class Projection(Step):
     """``z = B x + b``, ``(n, d) -> (n, q)``, before a model that has no metric to fold ``B`` into.
 
     Rule: WSquare, ``R_i = sum_m B_mi^2 / [sum_i' B_mi'^2] R_m``. It is bounded and conserves
@@ -101,6 +115,10 @@ class Projection(Layer):
         super().__init__()
         self.register_buffer("matrix", matrix)
         self.register_buffer("offset", offset)
+
+    def magnitude(self, before: float) -> float:
+        norm = float(torch.linalg.matrix_norm(self.matrix, 2))
+        return norm * before + float(self.offset.norm())
 
     def compute(self, x: Tensor) -> tuple[Tensor, None]:
         return x @ self.matrix.T + self.offset, None
