@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from neuralize.encoder import require_rules
 from neuralize.errors import InputError, NoRuleError, UnsupportedModelError
 from neuralize.layers.distances import MinkowskiDistances, SquaredDistances
 from neuralize.layers.fronts import Projection, Step
@@ -442,6 +443,7 @@ class Neuralized(nn.Module):
                 "Relevance below the model needs rules for the encoder's modules. Pass "
                 "composite=<a zennit composite>, or explain relevance of the features themselves."
             )
+        require_rules(composite, self.features)
         context: AbstractContextManager[Any] = composite.context(self.features)
         return context
 
