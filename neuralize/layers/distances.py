@@ -25,6 +25,9 @@ COINCIDENT = "coincident support points"
 # (relative error about eps / share), and the pair is computed from the difference itself.
 _CANCELLATION = {torch.float64: 1e-6, torch.float32: 1e-2}
 
+KEPT_BYTES = 128 * 2**20
+"""Squares of a bank up to this size are kept between calls; larger ones are made in blocks."""
+
 # A distance below this many units of rounding of the points themselves is zero: what is left of it
 # is noise of the preprocessing, and so would be its direction.
 _NOISE = 32.0
@@ -91,23 +94,19 @@ class SquaredDistances(Layer):
         self.register_buffer("support", support - self.center)
         self.fold: Fold | None = None
         self.magnitude = 0.0
-        self._squares: Tensor | None = None
+        self._derived: tuple[Tensor, int, Tensor, Tensor | None] | None = None
 
     def fold_projection(self, matrix: Tensor, offset: Tensor) -> None:
         """Put ``z = B x + b`` before the layer, keeping relevance exact in the units of ``x``."""
         self.fold = Fold(matrix, offset)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> SquaredDistances:
-        self._squares = None
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def point(self, x: Tensor) -> Tensor:
         """``x`` as the layer sees it: projected where a projection was folded in, and centred."""
         return (x if self.fold is None else self.fold(x)) - self.center
 
     def compute(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Pairs | None]]:
-        z, u = self.point(x), self.support
-        z_norm, u_norm = (z**2).sum(1, keepdim=True), (u**2).sum(1)
+        z, u, u_norm = self.point(x), self.support, self._norms()
+        z_norm = (z**2).sum(1, keepdim=True)
         h = torch.addmm(u_norm, z, u.T, alpha=-2).add_(z_norm).clamp_(min=0)
         limit = _CANCELLATION[h.dtype]
         norms = z_norm.detach()
@@ -126,7 +125,20 @@ class SquaredDistances(Layer):
 
     def relative(self, point: Tensor) -> Tensor:
         """``h_j - ||point||^2``: enough where only differences count, and exact closer to zero."""
-        return torch.addmm((self.support**2).sum(1), point, self.support.T, alpha=-2)
+        return torch.addmm(self._norms(), point, self.support.T, alpha=-2)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_derived": None}
+
+    def _norms(self) -> Tensor:
+        """``||u_j||^2``, kept, with ``u^2`` unless the bank is large, while the support is the same."""
+        u, kept = self.support, self._derived
+        if kept is None or kept[0] is not u or kept[1] != u._version:
+            small = u.numel() * u.element_size() <= KEPT_BYTES
+            squares = u**2 if small else None
+            norms = torch.linalg.vector_norm(u, dim=1) ** 2 if squares is None else squares.sum(1)
+            kept = self._derived = (u, u._version, norms, squares)
+        return kept[2]
 
     def _blocks(self, rows: Tensor, cols: Tensor) -> list[Pairs]:
         """The pairs, cut so that their differences stay within the block size."""
@@ -157,9 +169,9 @@ class SquaredDistances(Layer):
         """The distance rule by matrix products, from ``w = R / h`` ``(n, m)`` (see the rule)."""
         if self.fold is not None:
             return metric_distance(point, self.support, w, self.fold.matrix, self.fold.inverse)
-        if self._squares is None or self._squares.dtype != point.dtype:
-            self._squares = self.support**2
-        return l2_distance(point, self.support, w, self._squares, balanced=balanced)
+        self._norms()
+        assert self._derived is not None
+        return l2_distance(point, self.support, w, self._derived[-1], balanced=balanced)
 
 
 class SquareRoot(Layer):

@@ -30,7 +30,7 @@ def l2_distance(
     w
         Relevance per unit of squared distance, ``R_j / h_j`` ``(n, m)``; any sign.
     u_squared
-        ``u ** 2``, if the caller keeps it.
+        ``u ** 2``, if the caller keeps it; made in blocks otherwise.
     balanced
         Promise that ``w`` sums to zero in every row (differences of distances): one pass less.
 
@@ -40,7 +40,15 @@ def l2_distance(
     >>> l2_distance(x, u, torch.tensor([[1.0]])).tolist()
     [[1.0, 4.0]]
     """
-    squares, wu = w @ (u**2 if u_squared is None else u_squared), w @ u
+    wu = w @ u
+    if u_squared is not None:
+        squares = w @ u_squared
+    else:
+        squares = torch.zeros_like(wu)
+        rows = max(1, BLOCK_BYTES // max(1, u.shape[1] * u.element_size()))
+        for start in range(0, len(u), rows):
+            block = slice(start, start + rows)
+            squares.addmm_(w[:, block], u[block] ** 2)
     if balanced:
         return squares.addcmul_(x, wu, value=-2)
     # x * (x * sum_w - 2 W U) + W U^2, in two fused passes over (n, d)
