@@ -106,6 +106,8 @@ def neuralize(
         converter = _convert.dispatch(type(model))
         _check_options(model, converter, options)
         net = converter(model, **options)
+        names = getattr(model, "feature_names_in_", None)
+        net.feature_names = None if names is None else tuple(map(str, names))
     net = net.to(dtype=dtype, device=device)
     if features is not None:
         net.features = features

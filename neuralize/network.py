@@ -23,7 +23,7 @@ Output = Literal["score", "margin"]
 CHUNK_BYTES = 64 * 2**20
 """Rows are processed in chunks whose ``(rows, support points)`` matrix stays below this size."""
 
-CACHE_BYTES = 4 * 2**20
+CACHE_BYTES = 2**20
 """Where rows are narrow, chunks stay below this size, but for the sake of matrix products not below
 a thousand rows: temporaries that fit into the cache cost a fraction of those that do not."""
 
@@ -131,6 +131,8 @@ class Neuralized(nn.Module):
         False where the model scores a row against the other rows of its batch.
     differentiable
         False for step functions, which have no useful gradient.
+    feature_names
+        Columns the model was fitted on, where it knows their names.
     """
 
     kind: ClassVar[Kind]
@@ -159,6 +161,7 @@ class Neuralized(nn.Module):
         self.chunk_bytes = CHUNK_BYTES
         self.front = nn.ModuleList()
         self.features: nn.Module | None = None
+        self.feature_names: tuple[str, ...] | None = None
 
     # -- what a subclass gives ---------------------------------------------------------------
 

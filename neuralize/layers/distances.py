@@ -131,7 +131,7 @@ class SquaredDistances(Layer):
         return {**self.__dict__, "_derived": None}
 
     def _norms(self) -> Tensor:
-        """``||u_j||^2``, kept, with ``u^2`` unless the bank is large, while the support is the same."""
+        """``||u_j||^2``, kept while the support is the same, with ``u^2`` unless it is large."""
         u, kept = self.support, self._derived
         if kept is None or kept[0] is not u or kept[1] != u._version:
             small = u.numel() * u.element_size() <= KEPT_BYTES
