@@ -1,0 +1,37 @@
+"""Explain, look, keep and measure: relevance for unsupervised models."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xai.audit import Audit, Check
+    from xai.errors import XaiError
+    from xai.explainer import explain
+    from xai.relevance import Relevance
+    from xai.report import Finding, Report
+
+_HOME = {
+    "Audit": "xai.audit",
+    "Check": "xai.audit",
+    "Finding": "xai.report",
+    "Relevance": "xai.relevance",
+    "Report": "xai.report",
+    "XaiError": "xai.errors",
+    "explain": "xai.explainer",
+}
+
+__all__ = ["Audit", "Check", "Finding", "Relevance", "Report", "XaiError", "explain"]
+
+if not TYPE_CHECKING:
+    # Public names load when first used: `xai --help` need not wait seconds for torch.
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module 'xai' has no attribute {name!r}")
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,226 @@
+"""``explain``: one call from fitted model and data to relevance."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import platform
+from collections.abc import Iterable, Sequence, Sized
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from neuralize import Attribution, InputError, Neuralized, neuralize
+from neuralize.network import Output
+from xai.baselines import BASELINES, baseline
+from xai.relevance import Array, Relevance
+from xai.rows import match_columns
+from xai.rows import to_rows as to_rows
+
+
+def explain(
+    model: Any,
+    x: Any,
+    target: Any = None,
+    composite: Any = None,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    *,
+    method: str = "lrp",
+    output: Output = "score",
+    background: Any = None,
+    features: nn.Module | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Relevance:
+    """Explain the decision of a fitted clustering or detector for every row of ``x``.
+
+    Parameters
+    ----------
+    model
+        Anything :func:`neuralize.neuralize` takes, or its result.
+    x
+        Rows ``(n, d)`` or pictures ``(n, ...)`` that flatten to the model's width: an array,
+        tensor, DataFrame (names are kept), or a loader yielding batches (of a tuple, the first
+        entry counts).
+    target
+        Cluster to explain, one for all or one per row; the assigned one when missing.
+    composite
+        zennit composite for an encoder below the model.
+    batch_size
+        Rows at a time; chosen by memory when missing.
+    device
+        Where to compute; the network's own when missing.
+    method
+        ``"lrp"``, or a baseline: ``"gradient"``, ``"gradient_x_input"``,
+        ``"integrated_gradients"``, ``"nearest_neighbor_difference"``, ``"random"``.
+    output
+        ``"score"`` or ``"margin"`` (evidence minus threshold).
+    background
+        Reference rows for the baselines that need some: integrated gradients starts at their mean.
+    features
+        Encoder the model was fitted on, as in :func:`neuralize.neuralize`.
+    seed
+        Of the random baseline.
+    progress
+        Whether to show a bar on work that takes longer than two seconds.
+
+    Raises
+    ------
+    InputError
+        Data that do not fit the model.
+    UnsupportedModelError, UnfittedModelError
+        From :func:`neuralize.neuralize`.
+
+    Examples
+    --------
+    >>> from sklearn.cluster import KMeans
+    >>> from sklearn.datasets import load_wine
+    >>> wine = load_wine(as_frame=True).data
+    >>> relevance = explain(KMeans(3, n_init=1, random_state=0).fit(wine.to_numpy()), wine)
+    >>> relevance.values.shape, relevance.feature_names[0]
+    ((178, 13), 'alcohol')
+    >>> bool((relevance.relative_conservation_error < 1e-12).all())
+    True
+    """
+    net = _network(model, features, device)
+    if method != "lrp" and method not in BASELINES:
+        raise InputError(
+            f"Expected method 'lrp' or one of {', '.join(map(repr, BASELINES))}, got {method!r}."
+        )
+    batches, names, row_names, total = _batches(net, x, batch_size)
+    goals = _targets(target)
+    inputs: list[Array] = []
+    parts: list[Attribution] = []
+    start = 0
+    for batch in tqdm(batches, total=total, delay=2, disable=not progress, desc="explaining"):
+        flat = _flatten(net, batch)
+        goal = goals[start : start + len(flat)] if isinstance(goals, Tensor) else goals
+        if method == "lrp":
+            part = net.relevance(flat, goal, output=output, composite=composite)
+        else:
+            part = baseline(net, flat, goal, method, output, background, seed + start)
+        inputs.append(np.asarray(batch.detach().cpu()))
+        parts.append(part)
+        start += len(flat)
+    if not parts:
+        raise InputError("Expected at least one batch, got an empty loader.")
+    if isinstance(goals, Tensor) and len(goals) != start:
+        raise InputError(f"Expected {start} targets, one per row, got {len(goals)}.")
+    given = np.concatenate(inputs)
+    evidence = np.concatenate([part.evidence.cpu().numpy() for part in parts])
+    return Relevance(
+        values=np.concatenate([p.values.cpu().numpy() for p in parts]).reshape(given.shape),
+        evidence=evidence,
+        absorbed=_absorbed(parts),
+        target=_joined([part.target for part in parts]),
+        inputs=given,
+        kind=net.kind,
+        evidence_name=net.evidence_name + (" minus threshold" if output == "margin" else ""),
+        model_name=net.model_name,
+        method=net.method if method == "lrp" else method,
+        output=output,
+        feature_names=names,
+        row_names=row_names,
+        threshold=0.0 if output == "margin" else net.threshold,
+        original=_original(net, evidence, output),
+        score_map=str(net.score_map),
+        composite=None if composite is None else type(composite).__name__,
+        provenance=_provenance(net, given, method, output),
+    )
+
+
+def _network(
+    model: Any, features: nn.Module | None, device: torch.device | str | None
+) -> Neuralized:
+    if not isinstance(model, Neuralized):
+        return neuralize(model, features, device=device)
+    if device is None or torch.device(device) == model.device:
+        return model
+    return copy.deepcopy(model).to(device)  # the caller's network stays where it is
+
+
+def _targets(target: Any) -> Tensor | int | None:
+    """One target per row, one for all, or none."""
+    if target is None or isinstance(target, int):
+        return target
+    goals = torch.as_tensor(np.asarray(target))
+    return goals if goals.ndim else int(goals)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Array | None:
+    arrays = [part.cpu().numpy() for part in parts if part is not None]
+    return np.concatenate(arrays) if arrays else None
+
+
+def _absorbed(parts: Sequence[Attribution]) -> dict[str, Array]:
+    """Absorbed shares of all batches; one that a batch does not have is zero there."""
+    names = sorted({name for part in parts for name in part.absorbed})
+    return {
+        name: np.concatenate(
+            [part.absorbed.get(name, 0 * part.evidence).cpu().numpy() for part in parts]
+        )
+        for name in names
+    }
+
+
+def _original(net: Neuralized, evidence: Array, output: str) -> Array | None:
+    """The model's own number, from the evidence (or from its margin)."""
+    if net.kind == "cluster":
+        return None
+    offset = net.threshold if output == "margin" and net.threshold is not None else 0.0
+    numbers: Array = net.score_map(torch.from_numpy(evidence) + offset).numpy()
+    return numbers
+
+
+def _batches(
+    net: Neuralized, x: Any, batch_size: int | None
+) -> tuple[Iterable[Tensor], tuple[str, ...] | None, tuple[str, ...] | None, int | None]:
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"Expected batch_size >= 1, got {batch_size}.")
+    if isinstance(x, Iterable) and not hasattr(x, "shape") and not isinstance(x, list | tuple):
+        batches = (to_rows(b[0] if isinstance(b, list | tuple) else b)[0] for b in x)
+        return batches, None, None, len(x) if isinstance(x, Sized) else None
+    rows, names, row_names = to_rows(match_columns(x, net.feature_names))
+    if len(rows) == 0:
+        raise InputError(f"Expected at least one row, got shape {tuple(rows.shape)}.")
+    if not net.row_independent:
+        # The model scores rows against their batch, so all of them are one batch.
+        return [rows], names, row_names, 1
+    size = batch_size or max(net.rows_at_once, 256)
+    parts = rows.split(size)
+    return parts, names, row_names, len(parts)
+
+
+def _flatten(net: Neuralized, batch: Tensor) -> Tensor:
+    """Pictures to rows where the model was fitted on flattened ones."""
+    if net.features is not None or batch.ndim == 2:
+        return batch
+    flat = batch.reshape(len(batch), -1)
+    if flat.shape[1] != net.n_features:
+        raise InputError(
+            f"Expected rows that flatten to {net.n_features} features, got shape "
+            f"{tuple(batch.shape)} ({flat.shape[1]} features)."
+        )
+    return flat
+
+
+def _provenance(net: Neuralized, inputs: Array, method: str, output: str) -> dict[str, str]:
+    return {
+        "unsupervised-xai": version("unsupervised-xai"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scikit-learn": version("scikit-learn"),
+        "python": platform.python_version(),
+        "network": " ".join(net.extra_repr().split()),
+        "method": method,
+        "output": output,
+        "dtype": str(net.dtype).removeprefix("torch."),
+        "device": str(net.device),
+        "input_shape": "x".join(map(str, inputs.shape)),
+        "input_sha256": hashlib.sha256(np.ascontiguousarray(inputs).tobytes()).hexdigest(),
+    }

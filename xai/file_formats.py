@@ -1,0 +1,193 @@
+"""Arrays and tables as they lie in files, read without ever running code in them."""
+
+from __future__ import annotations
+
+import pickletools
+import warnings
+import zipfile
+import zlib
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xai.errors import FileFormatError, InputError
+from xai.relevance import Array
+
+ARRAYS = (".npy", ".npz")
+TABLES = (".csv", ".parquet")
+
+# What the readers raise on files that are damaged or are something else.
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+def require_file(path: Path | str) -> Path:
+    """The path, if a file with content is there.
+
+    Raises
+    ------
+    FileFormatError
+        Nothing there, a directory, or an empty file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FileFormatError(f"Expected a file, got the directory {path}.")
+    if not path.is_file():
+        raise FileFormatError(f"No such file: {path}")
+    if path.stat().st_size == 0:
+        raise FileFormatError(f"{path} is empty.")
+    return path
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether the content is a pickle, whatever the name says; nothing of it is run."""
+    with path.open("rb") as file:
+        start = file.read(2)
+        if start[:1] == b"\x80" and start[1:] in (b"\2", b"\3", b"\4", b"\5"):
+            return True
+        file.seek(0)
+        # Protocols 0 and 1 have no such mark, but are a sound program up to the last byte.
+        try:
+            pickletools.dis(file, out=StringIO())
+            return file.read(1) == b""
+        except (ValueError, UnicodeError, OverflowError, MemoryError, KeyError, IndexError):
+            return False
+
+
+def read_array(path: Path, *, key: str | None = None, names: Sequence[str] = ("x", "X")) -> Array:
+    """The array in an ``.npy`` or ``.npz`` file; in an archive, ``key`` or one of ``names``.
+
+    Where none of ``names`` is there, the only array with two or more axes is taken.
+
+    Raises
+    ------
+    FileFormatError
+        Damaged, or holding Python objects, which only a pickle could restore.
+    InputError
+        An archive in which the choice is not clear.
+    """
+    if is_pickle(path):
+        raise FileFormatError(f"{path} is a pickle, not {path.suffix}; save it with numpy.save.")
+    try:
+        with path.open("rb") as file:
+            if file.read(2) not in (b"\x93N", b"PK"):
+                raise ValueError("it does not start like one")
+            file.seek(0)
+            array = np.load(file, allow_pickle=False)
+            if isinstance(array, np.lib.npyio.NpzFile):
+                array = array[_choose(array, path, key, names)]
+    except InputError:
+        raise
+    except _DAMAGED as error:
+        if "Object arrays" in str(error):
+            raise FileFormatError(
+                f"{path} holds Python objects, not numbers. Reading them could run code in the "
+                "file, so it is never done; save a numeric array."
+            ) from error
+        raise FileFormatError(f"Cannot read {path} as {path.suffix}: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise FileFormatError(f"{path} is an archive of other files, not of arrays.")
+    return array
+
+
+def array_names(path: Path) -> tuple[str, ...]:
+    """Names of the arrays in an ``.npz`` file."""
+    with np.load(path, allow_pickle=False) as archive:
+        return tuple(archive.files)
+
+
+def require_numbers(array: Array, path: Path) -> Array:
+    """The array, if it holds real numbers.
+
+    Raises
+    ------
+    FileFormatError
+        Text, dates or complex numbers.
+    """
+    if array.dtype.kind not in "fiub":
+        raise FileFormatError(f"Expected an array of real numbers in {path}, got {array.dtype}.")
+    return array
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A ``.csv`` or ``.parquet`` file as it is, whatever its columns hold.
+
+    A first line of numbers is data, unless they are ``0, 1, 2, ...`` as pandas numbers columns. A
+    first column without a name holds the row names, as pandas writes them.
+
+    Raises
+    ------
+    FileFormatError
+        Damaged, ragged, or separated by something else than commas.
+    """
+    if is_pickle(path):
+        raise FileFormatError(f"{path} is a pickle, not {path.suffix}; save it as a table.")
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pd.read_parquet(path)
+        first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
+        cells = [cell.strip() for cell in first.iloc[0]]
+        header = None if _is_data(cells) else 0
+        unnamed = header == 0 and len(cells) > 1 and cells[0] == ""
+        with warnings.catch_warnings():
+            # Otherwise pandas would only warn that it leaves cells out.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(path, header=header, index_col=False, skipinitialspace=True)
+    except pd.errors.ParserWarning as error:
+        raise FileFormatError(f"Rows of {path} have more cells than its first line.") from error
+    except _DAMAGED as error:
+        raise FileFormatError(f"Cannot read {path} as {path.suffix}: {error}") from error
+    if unnamed:
+        frame = frame.set_index(frame.columns[0]).rename_axis(index=None)
+    if header is None:
+        return frame.set_axis([f"feature {i}" for i in range(frame.shape[1])], axis=1)
+    frame.columns = frame.columns.astype(str).str.strip()
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        if frame.shape[1] == 1 and mark in frame.columns[0]:
+            raise FileFormatError(f"Expected commas between the columns of {path}, got {name}.")
+    return frame
+
+
+def listed(names: Sequence[object], most: int = 12) -> str:
+    """Names in quotes for a message, the rest counted.
+
+    Examples
+    --------
+    >>> listed(["hue", "ash", "alcohol"], most=2)
+    "'hue', 'ash' and 1 more"
+    """
+    shown = ", ".join(repr(str(name)) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _choose(
+    archive: np.lib.npyio.NpzFile, path: Path, key: str | None, names: Sequence[str]
+) -> str:
+    present = archive.files
+    if key is not None:
+        if key in present:
+            return key
+        raise InputError(f"No array {key!r} in {path}; it has {listed(present)}.")
+    likely = [name for name in names if name in present]
+    if not likely:
+        likely = [name for name in present if getattr(archive[name], "ndim", 0) >= 2]
+    if not likely and len(present) == 1:
+        likely = present
+    if len(likely) == 1:
+        return likely[0]
+    raise InputError(
+        f"Expected one array named {listed(names)} or a single one with two or more axes in "
+        f"{path}, which has {listed(present)}. Name one with --key."
+    )
+
+
+def _is_data(cells: Sequence[str]) -> bool:
+    if list(cells) == [str(i) for i in range(len(cells))]:
+        return False
+    try:
+        [float(cell) for cell in cells]
+    except ValueError:
+        return False
+    return True
