@@ -1,0 +1,13 @@
+"""Every supported model on real data, with its oracle: what the conformance tests run over."""
+
+from tests.neuralize.cases.clusters import CLUSTERS
+from tests.neuralize.cases.data import Cases
+from tests.neuralize.cases.densities import DENSITIES
+from tests.neuralize.cases.distances import DISTANCES
+from tests.neuralize.cases.pipelines import PIPELINES
+from tests.neuralize.cases.pyod import PYOD
+
+SUBJECTS: Cases = {**CLUSTERS, **DENSITIES, **DISTANCES, **PIPELINES, **PYOD}
+"""Functions that fit a model and say what its network is held against, by name."""
+
+__all__ = ["SUBJECTS"]
