@@ -1,0 +1,288 @@
+"""The command ``xai``: explain and audit fitted models without writing code.
+
+Heavy libraries are imported inside the commands, so that ``xai --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
+
+import typer
+
+from xai import cli_options as options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xai.relevance import Array
+
+WRONG_USE = 2
+
+P = ParamSpec("P")
+
+# Plain text: messages stay on one line, whatever the width of the terminal.
+app = typer.Typer(
+    name="xai",
+    help="Explain and audit fitted clusterings and anomaly detectors.",
+    epilog="Exit codes: 0 fine, 1 the audit has findings, 2 wrong use or an error.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point of the script ``xai``."""
+    app()
+
+
+def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn what goes wrong in a command into one message on stderr and exit code 2."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                command(*args, **kwargs)
+            except (typer.Exit, typer.Abort):
+                raise
+            except Exception as error:
+                from xai.errors import XaiError
+
+                if isinstance(error, MemoryError):
+                    _complain(f"not enough memory ({error}); try --batch-size or --rows")
+                elif isinstance(error, XaiError | OSError):
+                    _complain(str(error))
+                else:
+                    traceback.print_exc()
+                    _complain("this is a fault in xai, please report it with the lines above")
+                raise typer.Exit(WRONG_USE) from error
+
+    return run
+
+
+def _complain(message: str) -> None:
+    typer.echo(f"Error: {message}", err=True)
+
+
+def _print_json(document: Any) -> None:
+    typer.echo(json.dumps(document, allow_nan=False))
+
+
+def _print_text(text: str, files: list[Path]) -> None:
+    typer.echo("\n".join([text, *(f"Wrote {path}" for path in files)]))
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    typer.echo(f"Warning: {message}", err=True)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Explain and audit fitted clusterings and anomaly detectors."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(version_of("unsupervised-xai"))
+        raise typer.Exit
+
+
+@app.command()
+@reports_errors
+def explain(
+    model: options.Model,
+    data: options.Data,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER|FILE",
+            help="Where results go: a folder, or a file whose suffix names its format.",
+        ),
+    ] = None,
+    formats: Annotated[
+        Any,
+        typer.Option(
+            "--format",
+            metavar="LIST",
+            parser=options.format_list,
+            help=f"What goes into the folder, of {','.join(options.FORMATS)}; "
+            f"{','.join(options.DEFAULT_FORMATS)} unless given.",
+        ),
+    ] = None,
+    target: Annotated[
+        int | None, typer.Option(help="Cluster to explain; unless given, the assigned one.")
+    ] = None,
+    method: Annotated[options.MethodName, typer.Option(help="LRP or a baseline.")] = "lrp",
+    output: Annotated[
+        Literal["score", "margin"],
+        typer.Option(help="The evidence, or the evidence minus the model's threshold."),
+    ] = "score",
+    image: options.Image = None,
+    rows: Annotated[
+        Any, typer.Option(metavar="START:STOP", parser=options.span, help="Only these rows.")
+    ] = None,
+    background: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Reference rows of the baselines that need some."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the method random.")] = 0,
+    settings: options.Settings = None,
+    key: options.Key = None,
+    drop: options.Drop = None,
+    id_column: options.Id = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at a time.")] = None,
+    device: Annotated[str, typer.Option(help="Where to compute, e.g. cuda.")] = "cpu",
+    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="Precision.")] = "float64",
+    trust: options.Trust = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say which features of every row led the model to its decision.
+
+    Example: xai explain model.skops --data wine.csv --out explained
+    """
+    from xai import command_steps as steps
+    from xai.data_files import read_data
+    from xai.model_files import read_model
+    from xai.printout import to_document, to_text
+    from xai.rows import match_columns
+
+    where = steps.destination(out, formats)
+    inputs = [path for path in (model, data, background) if path is not None]
+    with steps.results(where, overwrite=overwrite, inputs=inputs) as scratch:
+        loaded = read_model(model, trust=trust)
+        net = steps.network(loaded.model, settings or [], dtype, device)
+
+        def read(path: Path) -> pd.DataFrame | Array:
+            x = read_data(path, key=key, drop=drop or [], id_column=id_column).x
+            matched: pd.DataFrame | Array = match_columns(x, loaded.feature_names, path)
+            return matched
+
+        relevance = steps.explain_rows(
+            net,
+            read(data),
+            rows,
+            image,
+            target=target,
+            batch_size=batch_size,
+            method=method,
+            output=output,
+            background=None if background is None else read(background),
+            seed=seed,
+        )
+        if where is not None and scratch is not None:
+            for name in where.names:
+                steps.write(relevance, scratch / name)
+    files = [] if where is None else where.paths
+    if as_json:
+        _print_json(to_document(relevance, values=where is None, files=files))
+    else:
+        _print_text(to_text(relevance), files)
+
+
+@app.command()
+@reports_errors
+def audit(
+    model: options.Model,
+    data: options.Data,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER|FILE", help="report.html, report.json, or a folder for both."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN|FILE",
+            help="Known classes: a column of the table, an array of the .npz file, or a file.",
+        ),
+    ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN|FILE", help="Where rows come from (site, batch, patient)."),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where in each picture evidence may lie: .npy or .npz (n, h, w)."
+        ),
+    ] = None,
+    checks: Annotated[
+        list[str] | None,
+        typer.Option("--check", metavar="NAME", help="Ask only this; may be repeated."),
+    ] = None,
+    image: options.Image = None,
+    settings: options.Settings = None,
+    key: options.Key = None,
+    drop: options.Drop = None,
+    id_column: options.Id = None,
+    trust: options.Trust = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Ask whether the model decides for the right reasons. Exit code 1 if there are findings.
+
+    Example: xai audit model.skops --data wine.csv --labels grape --out report.html
+    """
+    from xai import command_steps as steps
+    from xai.audit import Audit
+    from xai.data_files import read_data, read_masks
+    from xai.model_files import read_model
+    from xai.printout import report_text
+    from xai.rows import match_columns
+
+    where = steps.report_destination(out)
+    inputs = [path for path in (model, data, masks) if path is not None]
+    with steps.results(where, overwrite=overwrite, inputs=inputs) as scratch:
+        loaded = read_model(model, trust=trust)
+        rows = read_data(
+            data, key=key, drop=drop or [], id_column=id_column, labels=labels, groups=groups
+        )
+        x = match_columns(rows.x, loaded.feature_names, data)
+        report = Audit(
+            steps.network(loaded.model, settings or []),
+            x if image is None else steps.as_pictures(x, image),
+            labels=rows.labels,
+            groups=rows.groups,
+            masks=None if masks is None else read_masks(masks),
+            checks=checks,
+        ).run()
+        if where is not None and scratch is not None:
+            for name in where.names:
+                steps.write_report(report, scratch / name)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        _print_text(report_text(report), [] if where is None else where.paths)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+@reports_errors
+def demo(
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the report goes; replaced if there.")
+    ] = Path("demo-report"),
+    as_json: options.AsJson = False,
+) -> None:
+    """Audit models with a planted flaw on data that come with the package. Exit code 0.
+
+    Example: xai demo --out demo-report
+    """
+    from xai.demo import run_demo
+    from xai.printout import report_text
+
+    report = run_demo(out)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        _print_text(report_text(report), [out / "report.html", out / "report.json"])

@@ -1,0 +1,156 @@
+"""Models from files, without running code that a file contains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xai.errors import FileFormatError, UntrustedFileError
+from xai.file_formats import (
+    ARRAYS,
+    is_pickle,
+    listed,
+    read_array,
+    read_table,
+    require_file,
+    require_numbers,
+)
+from xai.tree_checks import check_trees
+
+PICKLES = (".joblib", ".pickle", ".pkl")
+CENTROIDS = (*ARRAYS, ".csv")
+
+_PYOD = "cblof.CBLOF copod.COPOD ecod.ECOD gmm.GMM hbos.HBOS iforest.IForest kde.KDE knn.KNN"
+_PYOD += " kpca.KPCA kpca.PyODKernelPCA lof.LOF mcd.MCD ocsvm.OCSVM pca.PCA"
+
+# Types that hold numbers only and run nothing when they are restored; skops knows scikit-learn's
+# estimators itself.
+_SAFE = frozenset(
+    {
+        *(f"pyod.models.{name}" for name in _PYOD.split()),
+        "neuralize.kernel_kmeans.KernelKMeans",
+        "neuralize.svdd.SVDD",
+        # Parts of fitted scikit-learn models; the trees are checked after loading.
+        "sklearn.cluster._bisect_k_means._BisectingTree",
+        "sklearn.cluster._kmeans._kmeans_single_elkan",
+        "sklearn.cluster._kmeans._kmeans_single_lloyd",
+        "sklearn.metrics._dist_metrics.ChebyshevDistance64",
+        "sklearn.metrics._dist_metrics.EuclideanDistance64",
+        "sklearn.metrics._dist_metrics.ManhattanDistance64",
+        "sklearn.metrics._dist_metrics.MinkowskiDistance64",
+        "sklearn.neighbors._ball_tree.BallTree",
+        "sklearn.neighbors._kd_tree.KDTree",
+        "sklearn.tree._tree.Tree",
+    }
+)
+
+
+class ModelFile(NamedTuple):
+    """A fitted model, and the names of the columns it was fitted on, where it knows them."""
+
+    model: Any
+    feature_names: tuple[str, ...] | None = None
+
+
+def read_model(path: Path | str, *, trust: bool = False) -> ModelFile:
+    """Read a fitted model.
+
+    Parameters
+    ----------
+    path
+        ``.skops``; ``.npy``, ``.npz`` or ``.csv`` with centroids ``(K, d)`` (in an archive: the
+        array ``centroids`` or the only one); with ``trust`` also ``.joblib``, ``.pkl``, ``.pickle``
+    trust
+        Let the file run code: pickles, and types in ``.skops`` files that are not known to be safe.
+        Only for files whose origin you trust.
+
+    Raises
+    ------
+    UntrustedFileError
+        Reading the file could run code in it; pickles are recognised by their content.
+    FileFormatError
+        A file that is missing, empty, damaged or of unknown type.
+
+    Examples
+    --------
+    >>> import skops.io
+    >>> from tempfile import TemporaryDirectory
+    >>> from sklearn.cluster import KMeans
+    >>> fitted = KMeans(2, n_init=1).fit([[0.0], [1.0], [5.0]])
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "model.skops")
+    ...     skops.io.dump(fitted, path)
+    ...     read_model(path).model
+    KMeans(n_clusters=2, n_init=1)
+    """
+    path = require_file(path)
+    suffix = path.suffix.lower()
+    if suffix in PICKLES or is_pickle(path):
+        model = _read_pickle(path, trust)
+    elif suffix == ".skops":
+        model = _read_skops(path, trust)
+    elif suffix in CENTROIDS:
+        return _read_centroids(path)
+    else:
+        raise FileFormatError(
+            f"Expected a model as .skops, centroids as {', '.join(CENTROIDS)}, or with --trust a "
+            f"pickle ({', '.join(PICKLES)}), got {path} ({suffix or 'no suffix'}). Save "
+            "scikit-learn and PyOD models with skops.io.dump(model, 'model.skops')."
+        )
+    names = getattr(model, "feature_names_in_", None)
+    return ModelFile(model, None if names is None else tuple(map(str, names)))
+
+
+def _read_pickle(path: Path, trust: bool) -> Any:
+    if not trust:
+        raise UntrustedFileError(
+            f"{path} is a pickle, and reading a pickle runs whatever code it contains. Save the "
+            "model with skops.io.dump(model, 'model.skops'), or pass --trust if you know where the "
+            "file comes from."
+        )
+    import joblib
+
+    try:
+        return joblib.load(path)
+    except Exception as error:  # unpickling runs foreign code, which may raise anything
+        raise FileFormatError(
+            f"Cannot unpickle {path}: {type(error).__name__}: {error}. It needs the libraries, in "
+            "about the versions, that the model was saved with."
+        ) from error
+
+
+def _read_skops(path: Path, trust: bool) -> Any:
+    import skops.io
+
+    try:
+        types = skops.io.get_untrusted_types(file=path)
+    except Exception as error:  # a crafted or damaged archive can trip skops in many ways
+        raise FileFormatError(
+            f"Cannot read {path} as .skops: {type(error).__name__}: {error}"
+        ) from error
+    unknown = [name for name in types if name not in _SAFE]
+    if unknown and not trust:
+        raise UntrustedFileError(
+            f"{path} contains {listed(unknown)}, which are not known to be safe to load. Pass "
+            "--trust if you know where the file comes from."
+        )
+    try:
+        model = skops.io.load(path, trusted=types)
+    except Exception as error:
+        raise FileFormatError(
+            f"Cannot read {path} as .skops: {type(error).__name__}: {error}. It needs the "
+            "libraries, in about the versions, that the model was saved with."
+        ) from error
+    if not trust:
+        check_trees(model)
+    return model
+
+
+def _read_centroids(path: Path) -> ModelFile:
+    if path.suffix.lower() in ARRAYS:
+        array = require_numbers(read_array(path, names=("centroids",)), path)
+        return ModelFile(array)
+    table = read_table(path)
+    array = require_numbers(table.to_numpy(), path)
+    named = [column for i, column in enumerate(table.columns) if column != f"feature {i}"]
+    return ModelFile(array, tuple(table.columns) if named else None)
