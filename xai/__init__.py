@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from xai import datasets, evaluate
     from xai.audit import Audit, Check
     from xai.errors import XaiError
     from xai.explainer import explain
@@ -22,11 +23,25 @@ _HOME = {
     "explain": "xai.explainer",
 }
 
-__all__ = ["Audit", "Check", "Finding", "Relevance", "Report", "XaiError", "explain"]
+_MODULES = ("datasets", "evaluate")
+
+__all__ = [
+    "Audit",
+    "Check",
+    "Finding",
+    "Relevance",
+    "Report",
+    "XaiError",
+    "datasets",
+    "evaluate",
+    "explain",
+]
 
 if not TYPE_CHECKING:
     # Public names load when first used: `xai --help` need not wait seconds for torch.
     def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return import_module(f"xai.{name}")
         if name not in _HOME:
             raise AttributeError(f"module 'xai' has no attribute {name!r}")
         value = getattr(import_module(_HOME[name]), name)

@@ -110,7 +110,9 @@ def harmonic_pooling(
 
 
 def paper_stiffness(evidence: Tensor) -> float:
-    """The paper's choice of the clustering's stiffness, ``1 / mean_n max_c f_c(x_n)`` [1]_.
+    """The paper's choice of a clustering's stiffness, ``1 / mean_n max_c f_c(x_n)``.
+
+    Kauffmann et al., arXiv 1906.07633.
 
     Parameters
     ----------

@@ -1,0 +1,35 @@
+"""How faithful an explanation is: flipping, localisation, and randomised models."""
+
+from xai.evaluate.comparison import compare, paired_verdict
+from xai.evaluate.conditional import ConditionalReplacement
+from xai.evaluate.curves import FlippingResult, plot_curves
+from xai.evaluate.flipping import pixel_flipping
+from xai.evaluate.inpainting import harmonic_inpainting
+from xai.evaluate.localisation import localisation
+from xai.evaluate.randomisation import randomisation_check, shuffled_features
+from xai.evaluate.replacement import (
+    REPLACEMENTS,
+    InpaintReplacement,
+    MeanReplacement,
+    replacement_rule,
+)
+from xai.evaluate.trajectory import Replacement, Trajectory
+
+__all__ = [
+    "REPLACEMENTS",
+    "ConditionalReplacement",
+    "FlippingResult",
+    "InpaintReplacement",
+    "MeanReplacement",
+    "Replacement",
+    "Trajectory",
+    "compare",
+    "harmonic_inpainting",
+    "localisation",
+    "paired_verdict",
+    "pixel_flipping",
+    "plot_curves",
+    "randomisation_check",
+    "replacement_rule",
+    "shuffled_features",
+]
