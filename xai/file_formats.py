@@ -50,7 +50,9 @@ def is_pickle(path: Path) -> bool:
         file.seek(0)
         # Protocols 0 and 1 have no such mark, but are a sound program up to the last byte.
         try:
-            pickletools.dis(file, out=StringIO())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is no pickle may look like odd escapes
+                pickletools.dis(file, out=StringIO())
             return file.read(1) == b""
         except (ValueError, UnicodeError, OverflowError, MemoryError, KeyError, IndexError):
             return False
