@@ -1,0 +1,52 @@
+"""The extension point: a check asks one question and yields what it found.
+
+A new check is a subclass with a name, a question and a generator::
+
+    class MostlyAbnormal(Check):
+        name = "mostly abnormal"
+        question = "Does the model call more than half of the rows abnormal?"
+
+        def run(self, audit):
+            if audit.net.kind != "outlier":
+                yield NotAssessable(self.question, "The model assigns clusters.")
+                return
+            share = Measure("share of rows called abnormal", audit.decision.mean(), "<=", 0.5)
+            yield Passed(share) if share.holds else Finding("warning", "Most rows.", share)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from xai.report.finding import Answer
+
+if TYPE_CHECKING:
+    from xai.audit.context import AuditContext
+
+
+class Check(ABC):
+    """One question an audit asks.
+
+    Subclasses set ``name`` and ``question`` and give :meth:`run`. Thresholds are constants of the
+    check, fixed before any data are seen. A suspicion is tested before it becomes a finding;
+    :meth:`xai.audit.AuditContext.rescore` asks the model about altered rows.
+
+    Attributes
+    ----------
+    name
+        Short, for the report's columns and for ``checks=["name"]``.
+    question
+        What it asks, as a sentence.
+    """
+
+    name: ClassVar[str]
+    question: ClassVar[str]
+
+    @abstractmethod
+    def run(self, audit: AuditContext) -> Iterator[Answer]:
+        """Yield a ``Finding``, ``Passed`` or ``NotAssessable`` for every part of the question.
+
+        Yielding nothing is an error of the check: silence must not look like a pass.
+        """

@@ -1,0 +1,31 @@
+"""Findings, and the report that shows them: self-contained HTML and its JSON twin."""
+
+from xai.report.finding import (
+    SEVERITIES,
+    Answer,
+    Counterfactual,
+    Finding,
+    Measure,
+    NotAssessable,
+    Passed,
+    Picture,
+    Severity,
+    shown,
+)
+from xai.report.report import Report, Section, Table
+
+__all__ = [
+    "SEVERITIES",
+    "Answer",
+    "Counterfactual",
+    "Finding",
+    "Measure",
+    "NotAssessable",
+    "Passed",
+    "Picture",
+    "Report",
+    "Section",
+    "Severity",
+    "Table",
+    "shown",
+]

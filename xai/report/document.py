@@ -1,0 +1,140 @@
+"""The JSON twin of a report: plain objects that hold every number of the HTML."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from xai.report.finding import Finding, Measure, NotAssessable, Passed, Picture, shown
+
+if TYPE_CHECKING:
+    from xai.report.report import Report, Table
+
+FORMAT = "unsupervised-xai report"
+VERSION = 1
+
+
+def document(report: Report) -> dict[str, Any]:
+    """The report as objects that ``json.dumps(..., allow_nan=False)`` takes."""
+    overview = report.overview
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "title": report.title,
+        "headline": report.headline,
+        "reasons": list(report.reasons),
+        "tally": report.tally,
+        "severity": report.severity,
+        "exit_code": report.exit_code,
+        "introduction": report.introduction,
+        "overview": _frame(overview),
+        "n_passed": len(report.passed),
+        "findings": [_finding(finding) for finding in report.findings],
+        "passed": [_passed(passed) for passed in report.passed],
+        "not_assessable": [_open(question) for question in report.not_assessable],
+        "sections": [
+            {
+                "title": section.title,
+                "text": section.text,
+                "pictures": [_picture(picture) for picture in section.pictures],
+                "tables": [_table(table) for table in section.tables],
+            }
+            for section in report.sections
+        ],
+        "provenance": dict(report.provenance),
+    }
+
+
+def _number(value: float) -> dict[str, Any]:
+    """The number itself, null where there is none, and the way the HTML shows it."""
+    value = float(value)
+    return {"value": value if math.isfinite(value) else None, "shown": shown(value)}
+
+
+def _measure(measure: Measure) -> dict[str, Any]:
+    return {
+        "name": measure.name,
+        **_number(measure.value),
+        "relation": measure.relation,
+        "threshold": measure.threshold,
+        "text": str(measure),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    test = finding.counterfactual
+    return {
+        "severity": finding.severity,
+        "check": finding.check,
+        "model": finding.subject,
+        "title": finding.title,
+        "measure": _measure(finding.measure),
+        "explanation": finding.explanation,
+        "advice": finding.advice,
+        "counterfactual": None
+        if test is None
+        else {
+            "tested": test.tested,
+            "numbers": {name: _number(value) for name, value in test.numbers.items()},
+        },
+        "n_samples": len(finding.samples),
+        "samples": list(finding.samples),
+        "pictures": [_picture(picture) for picture in finding.pictures],
+    }
+
+
+def _passed(passed: Passed) -> dict[str, Any]:
+    return {
+        "check": passed.check,
+        "model": passed.subject,
+        "measure": _measure(passed.measure),
+        "note": passed.note,
+    }
+
+
+def _open(question: NotAssessable) -> dict[str, Any]:
+    return {
+        "check": question.check,
+        "model": question.subject,
+        "question": question.question,
+        "reason": question.reason,
+    }
+
+
+def _picture(picture: Picture) -> dict[str, str]:
+    return {"caption": picture.caption, "alt": picture.alt}
+
+
+def _table(table: Table) -> dict[str, Any]:
+    return {"caption": table.caption, **_frame(table.frame)}
+
+
+def cell(value: Any) -> Any:
+    """A table's cell as a plain Python object.
+
+    >>> cell(np.float32(0.5)), cell(np.int64(3)), cell(None)
+    (0.5, 3, '')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if isinstance(value, bool | int | float) else str(value)
+
+
+def _frame(frame: pd.DataFrame) -> dict[str, Any]:
+    rows = [[cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+    return {
+        "index_name": "" if frame.index.name is None else str(frame.index.name),
+        "columns": [str(column) for column in frame.columns],
+        "index": [str(name) for name in frame.index],
+        "rows": [[None if _missing(value) else value for value in row] for row in rows],
+        "shown": [[shown(value) for value in row] for row in rows],
+    }
+
+
+def _missing(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
