@@ -87,6 +87,7 @@ def test_kernel_k_means_assigns_by_its_support(n_support):
         mine = model.support_labels_ == c
         assert 1 <= mine.sum() <= (n_support or 120)
         np.testing.assert_allclose(model.support_weights_[mine].sum(), 1)
+    np.testing.assert_allclose(model.transform(WINE), soft_minima(model, WINE), rtol=1e-9)
     np.testing.assert_array_equal(model.predict(WINE), soft_minima(model, WINE).argmin(1))
     np.testing.assert_array_equal(model.labels_, model.predict(WINE[:120]))
     again = clone(model)

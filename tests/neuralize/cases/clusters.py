@@ -57,8 +57,8 @@ def k_means_of_repeated_rows() -> Subject:
     return nearest_centroid(model, data)
 
 
-def bisecting(name: str, k: int, **options: Any) -> Subject:
-    data = load(name)
+def bisecting(name: str, k: int, *, raw: bool = False, **options: Any) -> Subject:
+    data = load(name, raw=raw)
     model = BisectingKMeans(k, random_state=0).fit(data.fit)
     return subject(
         model,
@@ -70,9 +70,15 @@ def bisecting(name: str, k: int, **options: Any) -> Subject:
 
 
 def kernel_k_means(
-    name: str, k: int, *, n_support: int | None, form: str = "stable", **options: Any
+    name: str,
+    k: int,
+    *,
+    n_support: int | None,
+    form: str = "stable",
+    raw: bool = False,
+    **options: Any,
 ) -> Subject:
-    data = load(name)
+    data = load(name, raw=raw)
     model = KernelKMeans(n_clusters=k, n_support=n_support, random_state=0).fit(data.fit)
     return subject(
         model,
@@ -99,9 +105,15 @@ def log_odds(model: Any, x: Array) -> Array:
 
 
 def mixture(
-    name: str, form: str, prior: str | None = None, decision: str = "cluster", k: int = 3
+    name: str,
+    form: str,
+    prior: str | None = None,
+    decision: str = "cluster",
+    k: int = 3,
+    *,
+    raw: bool = False,
 ) -> Subject:
-    data = load(name)
+    data = load(name, raw=raw)
     options = {"n_components": k, "covariance_type": form, "random_state": 0, "max_iter": 500}
     if prior is None:
         model = GaussianMixture(reg_covar=1e-2, **options).fit(data.fit)
@@ -134,9 +146,11 @@ CLUSTERS: Cases = {
     "minibatch-kmeans-wine": mini_batch,
     "centroids-breast_cancer": centroid_array,
     "bisecting-kmeans-wine": partial(bisecting, "wine", 5),
+    "bisecting-kmeans-iris-raw": partial(bisecting, "iris", 4, raw=True),
     "bisecting-kmeans-digits-hard": partial(bisecting, "digits", 6, stiffness=math.inf),
     "kernel-kmeans-wine": partial(kernel_k_means, "wine", 3, n_support=None),
     "kernel-kmeans-digits-support": partial(kernel_k_means, "digits", 4, n_support=6),
+    "kernel-kmeans-iris-raw": partial(kernel_k_means, "iris", 3, n_support=10, raw=True),
     "kernel-kmeans-midpoint": partial(
         kernel_k_means, "wine", 3, n_support=5, form="midpoint", stiffness=1.0
     ),
@@ -163,6 +177,8 @@ CLUSTERS: Cases = {
             ("spherical", "breast_cancer"),
         ]
     },
+    "mixture-iris-raw": partial(mixture, "iris", "full", raw=True),
+    "mixture-outlier-iris-raw": partial(mixture, "iris", "tied", decision="outlier", raw=True),
     "mixture-outlier-one-component": partial(mixture, "wine", "full", None, "outlier", 1),
     "bayesian-mixture-outlier": partial(mixture, "wine", "full", "dirichlet_process", "outlier"),
 }

@@ -67,8 +67,8 @@ def machine(name: str, model: Any, *, raw: bool = False) -> Subject:
     )
 
 
-def ellipsoid(name: str, model: Any, split: str | None = None) -> Subject:
-    data = load(name, n_fit=100)
+def ellipsoid(name: str, model: Any, split: str | None = None, *, raw: bool = False) -> Subject:
+    data = load(name, raw=raw, n_fit=100)
     model = model.fit(data.fit)
     options = {} if split is None else {"split": split}
     oracle = oracles.Ellipsoid(model.location_, model.get_precision(), split or "signed")
@@ -113,8 +113,8 @@ def feature_space_residual(model: KernelPCA, x: Array) -> Array:
     return centred - (model.transform(x) ** 2).sum(1)
 
 
-def kernel_pca(name: str, model: KernelPCA) -> Subject:
-    data = load(name)
+def kernel_pca(name: str, model: KernelPCA, *, raw: bool = False) -> Subject:
+    data = load(name, raw=raw)
     model = model.fit(data.fit)
     oracle = oracles.FeatureSpaceResidual(
         model.X_fit_, model.kernel, model.gamma_, model.eigenvectors_, model.eigenvalues_
@@ -161,7 +161,7 @@ DENSITIES: Cases = {
     **{name: partial(ellipsoid, "wine", model) for name, model in COVARIANCES.items()},
     "empirical-covariance-singular": singular_covariance,
     "empirical-covariance-nonnegative": partial(
-        ellipsoid, "iris", EmpiricalCovariance(), "nonnegative"
+        ellipsoid, "iris", EmpiricalCovariance(), "nonnegative", raw=True
     ),
     "elliptic-envelope-nonnegative": partial(
         ellipsoid, "wine", EllipticEnvelope(random_state=1), "nonnegative"
@@ -169,9 +169,12 @@ DENSITIES: Cases = {
     "pca-wine": lambda: residual("wine", PCA(4)),
     "pca-whitened-digits": lambda: residual("digits", PCA(10, whiten=True), raw=True),
     "pca-signed": lambda: residual("breast_cancer", PCA(0.9), "signed"),
+    "pca-signed-raw": lambda: residual("iris", PCA(2), "signed", raw=True),
     "incremental-pca": lambda: residual("wine", IncrementalPCA(5, batch_size=40)),
     "incremental-pca-whitened": lambda: residual("wine", IncrementalPCA(5, whiten=True), "signed"),
     "kernel-pca-rbf": lambda: kernel_pca("wine", KernelPCA(6, kernel="rbf", gamma=0.03)),
     "kernel-pca-rbf-default": lambda: kernel_pca("digits", KernelPCA(3, kernel="rbf")),
+    "kernel-pca-rbf-raw": lambda: kernel_pca("iris", KernelPCA(4, kernel="rbf"), raw=True),
     "kernel-pca-linear": lambda: kernel_pca("wine", KernelPCA(4)),
+    "kernel-pca-linear-raw": lambda: kernel_pca("iris", KernelPCA(2), raw=True),
 }

@@ -22,9 +22,15 @@ def aggregate(distances: Array, aggregation: str) -> Array:
 
 
 def neighbours(
-    name: str, k: int, aggregation: str = "largest", order: float = 2.0, **options: Any
+    name: str,
+    k: int,
+    aggregation: str = "largest",
+    order: float = 2.0,
+    *,
+    raw: bool = False,
+    **options: Any,
 ) -> Subject:
-    data = load(name)
+    data = load(name, raw=raw)
     model = NearestNeighbors(n_neighbors=k, **options).fit(data.fit)
     oracle = oracles.Neighbours(oracles.minkowski(data.fit, order), k, aggregation)
     return subject(
@@ -60,7 +66,7 @@ DISTANCES: Cases = {
     "neighbours-minkowski-1": partial(neighbours, "wine", 4, "mean", 1.0, p=1),
     "neighbours-minkowski-3": partial(neighbours, "breast_cancer", 4, "largest", 3.0, p=3),
     "neighbours-minkowski-1.5": partial(neighbours, "wine", 3, "mean", 1.5, p=1.5),
-    "neighbours-kd-tree": partial(neighbours, "wine", 5, algorithm="kd_tree"),
+    "neighbours-kd-tree": partial(neighbours, "wine", 5, raw=True, algorithm="kd_tree"),
     "lof-wine": partial(local_factor, "wine", 10),
     "lof-contamination": partial(local_factor, "breast_cancer", 20, contamination=0.1),
     "lof-manhattan": partial(local_factor, "wine", 8, 1.0, metric="manhattan"),

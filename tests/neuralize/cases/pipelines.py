@@ -339,6 +339,10 @@ PIPELINES: Cases = {
         for projection in PROJECTIONS
         for head in DISTANCE_MODELS
     },
+    **{
+        f"raw-whitened-{head}": partial(piped, "iris", [PCA(2, whiten=True)], head, way)
+        for head, way in {"kmeans": folded, "ellipsoid": metric, "forest": square_rule}.items()
+    },
     **{f"pca-{head}": partial(projected, "pca", head, metric) for head in GAUSSIANS},
     **{f"whitened-{head}": partial(projected, "whitened", head, metric) for head in GAUSSIANS},
     **{f"pca-{head}": partial(projected, "pca", head, square_rule) for head in OTHERS},
