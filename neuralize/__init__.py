@@ -21,8 +21,9 @@ from neuralize.errors import (
     XaiError,
 )
 from neuralize.kernel_kmeans import KernelKMeans
-from neuralize.network import Attribution, Neuralized, ScoreMap
+from neuralize.network import Attribution, Neuralized
 from neuralize.propagate import Layer, Ledger, propagating
+from neuralize.score_map import ScoreMap
 from neuralize.svdd import SVDD
 
 __all__ = [

@@ -12,9 +12,9 @@ from scipy.stats import skew
 from torch import Tensor
 
 from neuralize.layers import WeightedSum
-from neuralize.network import ScoreMap
 from neuralize.outlier import OutlierNetwork
 from neuralize.propagate import Layer
+from neuralize.score_map import ScoreMap
 
 
 class Terms(Layer):

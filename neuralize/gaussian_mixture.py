@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from neuralize.convert import as_tensor, register_converter, require_fitted
 from neuralize.errors import InputError
 from neuralize.layers import QuadraticForms
-from neuralize.network import Kind, Neuralized, ScoreMap
+from neuralize.network import Kind, Neuralized
 from neuralize.outlier import OutlierNetwork
 from neuralize.propagate import Layer
 from neuralize.rules import ratio
+from neuralize.score_map import ScoreMap
 
 CONSTANTS = "priors and log-determinants"
 ENTROPY = "assignment entropy"

@@ -25,8 +25,8 @@ from torch import Tensor
 from neuralize.additive import Terms, additive_network
 from neuralize.convert import register_converter, require_fitted
 from neuralize.errors import UnsupportedModelError
-from neuralize.network import ScoreMap
 from neuralize.outlier import OutlierNetwork
+from neuralize.score_map import ScoreMap
 
 LOG2 = float(np.log(2.0))
 

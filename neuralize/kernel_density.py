@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from neuralize.convert import as_tensor, register_converter, require_fitted
 from neuralize.errors import UnsupportedModelError
 from neuralize.layers import MinkowskiDistances, SoftMinPool, SquaredDistances, SquareRoot
-from neuralize.network import ScoreMap
 from neuralize.outlier import OutlierNetwork
+from neuralize.score_map import ScoreMap
 
 
 def gaussian_layers(support: Tensor, g: float, weights: Tensor | None = None) -> list[nn.Module]:

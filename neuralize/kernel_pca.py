@@ -24,11 +24,11 @@ from torch import Tensor
 from neuralize.convert import as_tensor, register_converter, require_fitted
 from neuralize.errors import UnsupportedModelError
 from neuralize.layers import SquaredDistances
-from neuralize.network import ScoreMap
 from neuralize.outlier import OutlierNetwork
 from neuralize.pca import residual_network
 from neuralize.propagate import Layer
 from neuralize.rules import take_most
+from neuralize.score_map import ScoreMap
 
 
 class KernelResidual(Layer):

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from neuralize.convert import as_tensor, register_converter, require_fitted
 from neuralize.errors import InputError, UnsupportedModelError
 from neuralize.layers import ClusterContrast, SquaredDistances
-from neuralize.network import Kind, Neuralized, ScoreMap
+from neuralize.network import Kind, Neuralized
 from neuralize.rules import paper_stiffness
+from neuralize.score_map import ScoreMap
 
 Stiffness = float | Literal["paper"]
 

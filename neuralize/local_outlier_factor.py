@@ -18,9 +18,9 @@ from torch import Tensor
 from neuralize.convert import as_tensor, register_converter, require_fitted
 from neuralize.errors import UnsupportedModelError
 from neuralize.neighbors import NeighborDistances, minkowski_order
-from neuralize.network import ScoreMap
 from neuralize.outlier import OutlierNetwork
 from neuralize.rules import ratio
+from neuralize.score_map import ScoreMap
 
 FLOOR = "reachability floor"
 _TINY = 1e-10  # scikit-learn adds it to the mean reachability against duplicates

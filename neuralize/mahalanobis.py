@@ -16,8 +16,8 @@ from torch import Tensor
 from neuralize.convert import as_tensor, register_converter, require_fitted
 from neuralize.errors import InputError
 from neuralize.layers import QuadraticForms, WeightedSum
-from neuralize.network import ScoreMap
 from neuralize.outlier import OutlierNetwork
+from neuralize.score_map import ScoreMap
 
 Split = Literal["signed", "nonnegative"]
 

@@ -16,9 +16,9 @@ from neuralize.convert import as_tensor, register_converter, require_fitted
 from neuralize.errors import InputError, UnsupportedModelError
 from neuralize.layers import WeightedSum
 from neuralize.layers.distances import COINCIDENT
-from neuralize.network import ScoreMap
 from neuralize.outlier import OutlierNetwork
 from neuralize.propagate import Layer
+from neuralize.score_map import ScoreMap
 
 Aggregation = Literal["largest", "mean", "median"]
 

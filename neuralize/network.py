@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from neuralize.encoder import require_rules
 from neuralize.errors import InputError, NoRuleError, UnsupportedModelError
+from neuralize.inputs import cluster_targets, require_finite_rows, require_width
 from neuralize.layers.distances import MinkowskiDistances, SquaredDistances
 from neuralize.layers.fronts import Projection, Step
 from neuralize.propagate import propagating
+from neuralize.score_map import ScoreMap
 
 Kind = Literal["cluster", "outlier"]
 Output = Literal["score", "margin"]
@@ -26,59 +28,6 @@ CHUNK_BYTES = 64 * 2**20
 CACHE_BYTES = 2**20
 """Where rows are narrow, chunks stay below this size, but for the sake of matrix products not below
 a thousand rows: temporaries that fit into the cache cost a fraction of those that do not."""
-
-
-@dataclass(frozen=True)
-class ScoreMap:
-    """How the evidence maps onto the number the original model prints.
-
-    ``original = offset + scale * evidence``, or ``offset + scale * exp(rate * evidence)`` with a
-    rate.
-
-    Parameters
-    ----------
-    name
-        The model's own method, e.g. ``"decision_function"``.
-    scale, offset, rate
-        The map; ``scale < 0`` means the model counts the other way round.
-
-    Examples
-    --------
-    >>> sign_turned = ScoreMap("score_samples", scale=-1.0)
-    >>> sign_turned(torch.tensor([2.0])).tolist()
-    [-2.0]
-    >>> sign_turned.inverse(-2.0)
-    2.0
-    """
-
-    name: str
-    scale: float = 1.0
-    offset: float = 0.0
-    rate: float | None = None
-
-    def __call__(self, evidence: Tensor) -> Tensor:
-        """Evidence to the model's own number."""
-        inner = evidence if self.rate is None else torch.exp(self.rate * evidence)
-        return self.offset + self.scale * inner
-
-    def inverse(self, original: float) -> float:
-        """The evidence at which the model prints ``original``; infinite where it never does.
-
-        >>> ScoreMap("score", scale=1.0, rate=-1.0).inverse(0.0)
-        inf
-        """
-        inner = (original - self.offset) / self.scale
-        if self.rate is None:
-            return inner
-        if inner <= 0:
-            return math.copysign(math.inf, -self.rate)
-        return math.log(inner) / self.rate
-
-    def __str__(self) -> str:
-        inner = "evidence" if self.rate is None else f"exp({self.rate:.6g} evidence)"
-        scale = {1.0: "", -1.0: "-"}.get(self.scale, f"{self.scale:.6g} ")
-        offset = "" if self.offset == 0 else f"{self.offset:+.6g}"
-        return f"{self.name} = {scale}{inner} {offset}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -305,19 +254,9 @@ class Neuralized(nn.Module):
 
     def check(self, x: Tensor) -> None:
         """Raise :class:`InputError` unless ``x`` is a finite, non-empty batch of its width."""
-        if x.ndim == 0 or len(x) == 0:
-            raise InputError(f"Expected at least one row, got shape {tuple(x.shape)}.")
-        self._check_width(x)
-        if bool(torch.isfinite(x.sum())):  # one cheap pass; an overflowing sum is looked into
-            return
-        finite = torch.isfinite(x)
-        if not bool(finite.all()):
-            row = int((~finite).nonzero()[0, 0])
-            count = int((~finite).sum())
-            raise InputError(
-                f"Expected finite values, got {count} NaN or infinite ones, the first in row "
-                f"{row}. Impute or drop these rows first."
-            )
+        if self.features is None:
+            require_width(x, self.n_features, self.model_name)
+        require_finite_rows(x)
 
     def resolve_target(self, x: Tensor, target: Tensor | int | None) -> Tensor | None:
         """Cluster per row ``(n,)`` as long tensor; None for outlier scores."""
@@ -329,19 +268,7 @@ class Neuralized(nn.Module):
             return None
         if target is None:
             return self.predict(x.detach())
-        rows = torch.as_tensor(target, device=x.device)
-        if rows.is_floating_point() or rows.dtype == torch.bool:
-            raise InputError(f"Expected integer cluster targets, got {rows.dtype}.")
-        if rows.ndim == 0:
-            rows = rows.expand(len(x))
-        if rows.shape != (len(x),):
-            raise InputError(f"Expected {len(x)} targets, one per row, got {tuple(rows.shape)}.")
-        if bool(((rows < 0) | (rows >= self.n_clusters)).any()):
-            raise InputError(
-                f"Expected clusters 0 to {self.n_clusters - 1}, got {int(rows.min())} to "
-                f"{int(rows.max())}."
-            )
-        return rows.long().contiguous()
+        return cluster_targets(target, len(x), self.n_clusters).to(x.device)
 
     def add_front(self, steps: Sequence[Step]) -> None:
         """Put preprocessing before the network; the input is then what the first step takes."""
@@ -367,8 +294,12 @@ class Neuralized(nn.Module):
     def _relevance(
         self, x: Tensor, target: Tensor | None, output: Output, composite: Any
     ) -> Attribution:
-        x = x.detach().requires_grad_()
-        with torch.enable_grad(), self._encoder_context(composite):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            self._encoder_context(composite),
+        ):
+            x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
             phi = x if self.features is None else self._encode(x)
             with propagating() as ledger:
                 head_input = phi.detach().to(self.dtype).requires_grad_()
@@ -394,6 +325,12 @@ class Neuralized(nn.Module):
             raise InputError(
                 f"{self.model_name} has no threshold, so there is no margin to explain. Use "
                 "output='score', or set `.threshold` on the network."
+            )
+        if math.isinf(self.threshold):
+            raise InputError(
+                f"{self.model_name} calls {'nothing' if self.threshold > 0 else 'everything'} an "
+                "outlier (its threshold is infinite), so there is no margin to explain. Use "
+                "output='score'."
             )
         margin = z - self.threshold
         if self.homogeneous:
@@ -453,15 +390,8 @@ class Neuralized(nn.Module):
     def _cast(self, x: Tensor) -> Tensor:
         if self.features is not None:
             return x
-        self._check_width(x)
+        require_width(x, self.n_features, self.model_name)
         return x.to(device=self.device, dtype=self.dtype)
-
-    def _check_width(self, x: Tensor) -> None:
-        if self.features is None and (x.ndim != 2 or x.shape[1] != self.n_features):
-            raise InputError(
-                f"Expected {self.n_features} features per row, the width {self.model_name or 'it'} "
-                f"was fitted on, got shape {tuple(x.shape)}."
-            )
 
     def _chunks(self, x: Tensor, along: Tensor | None = None) -> Sequence[Tensor]:
         """``x``, or what goes ``along`` with its rows, cut into chunks of rows."""

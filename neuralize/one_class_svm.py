@@ -15,8 +15,8 @@ from sklearn.svm import OneClassSVM
 from neuralize.convert import as_tensor, register_converter, require_fitted
 from neuralize.errors import UnsupportedModelError
 from neuralize.kernel_density import gaussian_layers
-from neuralize.network import ScoreMap
 from neuralize.outlier import OutlierNetwork
+from neuralize.score_map import ScoreMap
 from neuralize.svdd import SVDD
 
 EVIDENCE = "soft minimum of the squared distance to the support vectors"

@@ -15,10 +15,10 @@ from torch import Tensor
 from neuralize.convert import as_tensor, register_converter, require_fitted
 from neuralize.errors import InputError, UnsupportedModelError
 from neuralize.layers import QuadraticForms, WeightedSum
-from neuralize.network import ScoreMap
 from neuralize.outlier import OutlierNetwork
 from neuralize.propagate import Layer
 from neuralize.rules import ratio
+from neuralize.score_map import ScoreMap
 
 
 class SquaredResidual(Layer):

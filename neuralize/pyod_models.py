@@ -36,10 +36,11 @@ from neuralize.layers import SquaredDistances, SquareRoot, WeightedSum
 from neuralize.local_outlier_factor import lof_network
 from neuralize.mahalanobis import Split, mahalanobis_network
 from neuralize.neighbors import neighbor_network
-from neuralize.network import Neuralized, ScoreMap
+from neuralize.network import Neuralized
 from neuralize.outlier import OutlierNetwork
 from neuralize.pipeline import affine_front
 from neuralize.propagate import Layer
+from neuralize.score_map import ScoreMap
 
 SCORE = "decision_function"
 

@@ -17,8 +17,8 @@ import xai
 import xai.evaluate.flipping as flipping
 from neuralize import InputError, UnsupportedModelError, neuralize
 from neuralize.layers import SquaredDistances, WeightedSum
-from neuralize.network import ScoreMap
 from neuralize.outlier import OutlierNetwork
+from neuralize.score_map import ScoreMap
 from xai.evaluate import FlippingResult, pixel_flipping, plot_curves
 from xai.evaluate.units import feature_units, pixels
 

@@ -1,0 +1,63 @@
+"""What a network's input must be."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from neuralize.errors import InputError
+
+
+def require_width(x: Tensor, n_features: int | None, model_name: str) -> None:
+    """Raise :class:`InputError` unless ``x`` is ``(n, n_features)``."""
+    if x.ndim != 2 or x.shape[1] != n_features:
+        raise InputError(
+            f"Expected {n_features} features per row, the width {model_name or 'the model'} was "
+            f"fitted on, got shape {tuple(x.shape)}."
+        )
+
+
+def require_finite_rows(x: Tensor) -> None:
+    """Raise :class:`InputError` unless ``x`` ``(n, ...)`` has rows and no NaN or infinity.
+
+    Examples
+    --------
+    >>> require_finite_rows(torch.tensor([[0.0], [float("nan")]]))
+    Traceback (most recent call last):
+    ...
+    neuralize.errors.InputError: Expected finite values, got 1 NaN or infinite ones, the first in
+    row 1. Impute or drop these rows first.
+    """
+    if x.ndim == 0 or len(x) == 0:
+        raise InputError(f"Expected at least one row, got shape {tuple(x.shape)}.")
+    if bool(torch.isfinite(x.sum())):  # one cheap pass; an overflowing sum is looked into
+        return
+    finite = torch.isfinite(x)
+    if not bool(finite.all()):
+        row, count = int((~finite).nonzero()[0, 0]), int((~finite).sum())
+        raise InputError(
+            f"Expected finite values, got {count} NaN or infinite ones, the first in row {row}. "
+            "Impute or drop these rows first."
+        )
+
+
+def cluster_targets(target: Tensor | int, n_rows: int, n_clusters: int) -> Tensor:
+    """One cluster per row ``(n,)``, from one for all or one each.
+
+    Examples
+    --------
+    >>> cluster_targets(1, 3, 2).tolist()
+    [1, 1, 1]
+    """
+    rows = torch.as_tensor(target)
+    if rows.is_floating_point() or rows.dtype == torch.bool:
+        raise InputError(f"Expected integer cluster targets, got {rows.dtype}.")
+    if rows.ndim == 0:
+        rows = rows.expand(n_rows)
+    if rows.shape != (n_rows,):
+        raise InputError(f"Expected {n_rows} targets, one per row, got {tuple(rows.shape)}.")
+    if bool(((rows < 0) | (rows >= n_clusters)).any()):
+        raise InputError(
+            f"Expected clusters 0 to {n_clusters - 1}, got {int(rows.min())} to {int(rows.max())}."
+        )
+    return rows.long().contiguous()
