@@ -136,8 +136,7 @@ class MixtureClusters(Neuralized):
         return evidence
 
     def fold_projection(self, matrix: Tensor, offset: Tensor) -> bool:
-        self.forms.fold_projection(matrix, offset)
-        return True
+        return self.forms.fold_projection(matrix, offset)
 
 
 def mixture_layers(model: Any) -> tuple[QuadraticForms, Tensor]:

@@ -1,12 +1,15 @@
 """Kernel PCA as an outlier detector: the squared residual in feature space.
 
-With ``phi`` centred at ``m`` and ``P`` the projection on the kept components, ``o = ||(I -
-P)(phi(x) - m)||^2``. The reconstruction is an affine combination of training points, ``m + P(phi(x)
-- m) = sum_j gamma_j phi(u_j)`` with ``sum_j gamma_j = 1``. Moving ``phi(x)`` along its residual
-towards the reconstruction changes neither ``gamma`` nor, by Pythagoras, anything but a common term
-``o`` in every ``||phi(x) - phi(u_j)||^2``. So on that path support point ``j`` contributes
-``gamma_j o``, an exact Taylor step of the same form as take-most pooling, and the distance rule
-takes it to the inputs: ``R_i = sum_j gamma_j o (x_i - u_ij)^2 / ||x - u_j||^2``.
+With ``phi`` centred at ``m`` and ``P`` the projection on the kept components,
+``o = ||(I - P)(phi(x) - m)||^2``. The reconstruction is an affine combination of training points,
+``m + P(phi(x) - m) = sum_j gamma_j phi(u_j)`` with ``sum_j gamma_j = 1``.
+
+As a function of the feature-space distances ``delta_j = ||phi(x) - phi(u_j)||^2 = 2 - 2 k(x,
+u_j)``, the residual is translation equivariant: adding ``c`` to all of them leaves the centred
+kernel, hence the projection and ``gamma``, as they are, and adds ``c`` to ``o``. The root point
+``delta - o`` therefore has output zero and the same ``gamma``, and ``R_j = gamma_j o`` is an exact
+Taylor step of the same form as take-most pooling. The distance rule takes it to the inputs, ``R_i =
+sum_j gamma_j o (x_i - u_ij)^2 / ||x - u_j||^2``.
 
 The rule is derived here; no published input rule for kernel PCA residuals was found. ``gamma_j``
 may be negative.

@@ -95,8 +95,7 @@ class ClusterNetwork(Neuralized):
         return self.distances.relative(self.distances.point(z))
 
     def fold_projection(self, matrix: Tensor, offset: Tensor) -> bool:
-        self.distances.fold_projection(matrix, offset)
-        return True
+        return self.distances.fold_projection(matrix, offset)
 
     def set_stiffness(self, stiffness: Stiffness, points: Tensor) -> None:
         """Set ``stiffness``; the paper's choice is computed from the evidence of ``points``."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neuralize.convert import as_tensor, register_converter, require_fitted
 from neuralize.errors import InputError, UnsupportedModelError
-from neuralize.layers import WeightedSum
+from neuralize.layers import Fold, WeightedSum
 from neuralize.layers.distances import COINCIDENT
 from neuralize.outlier import OutlierNetwork
 from neuralize.propagate import Layer
@@ -48,8 +48,15 @@ class NeighborDistances(Layer):
         super().__init__()
         self.k, self.p = k, p
         self.register_buffer("support", support)
+        self.fold: Fold | None = None
+
+    def fold_projection(self, matrix: Tensor, offset: Tensor) -> bool:
+        """Put ``z = B x + b`` before Euclidean distances; others have no exact way through it."""
+        self.fold = Fold(matrix, offset) if self.p == 2 else None
+        return self.fold is not None
 
     def compute(self, x: Tensor) -> tuple[Tensor, Any]:
+        x = x if self.fold is None else self.fold(x)
         index = self.search(x.detach())
         d = torch.linalg.vector_norm(x.unsqueeze(1) - self.support[index], self.p, dim=2)
         return d, index
@@ -65,8 +72,10 @@ class NeighborDistances(Layer):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         zero = z == 0
         w = (relevance / z.masked_fill(zero, 1) ** self.p).masked_fill(zero, 0)
-        delta = (x.unsqueeze(1) - self.support[saved]).abs() ** self.p
-        r = torch.einsum("nk,nkd->nd", w, delta)
+        x = x if self.fold is None else self.fold(x)
+        delta = x.unsqueeze(1) - self.support[saved]
+        terms = delta.abs() ** self.p if self.fold is None else self.fold.pull_back(delta, delta)
+        r = torch.einsum("nk,nkd->nd", w, terms)
         lost = zero & (relevance != 0)
         if not bool(lost.any()):
             return r, {}

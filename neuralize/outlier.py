@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from neuralize.network import Kind, Neuralized
 
-FOLDING = "fold_projection"
-
 
 class OutlierNetwork(Neuralized):
     """An outlier score as a chain of layers; the last gives the evidence ``(n,)``.
@@ -44,8 +42,5 @@ class OutlierNetwork(Neuralized):
         return list(self.layers)
 
     def fold_projection(self, matrix: Tensor, offset: Tensor) -> bool:
-        fold = getattr(self.layers[0], FOLDING, None)
-        if fold is None:
-            return False
-        fold(matrix, offset)
-        return True
+        fold = getattr(self.layers[0], "fold_projection", None)
+        return fold is not None and bool(fold(matrix, offset))

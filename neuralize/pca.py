@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neuralize.convert import as_tensor, register_converter, require_fitted
 from neuralize.errors import InputError, UnsupportedModelError
-from neuralize.layers import QuadraticForms, WeightedSum
+from neuralize.layers import Fold, QuadraticForms, WeightedSum
 from neuralize.outlier import OutlierNetwork
 from neuralize.propagate import Layer
 from neuralize.rules import ratio
@@ -45,9 +45,15 @@ class SquaredResidual(Layer):
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("components", components)
+        self.fold: Fold | None = None
+
+    def fold_projection(self, matrix: Tensor, offset: Tensor) -> bool:
+        """Put ``z = B x + b`` before the layer, keeping relevance exact in the units of ``x``."""
+        self.fold = Fold(matrix, offset)
+        return True
 
     def compute(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        delta = x - self.mean
+        delta = (x if self.fold is None else self.fold(x)) - self.mean
         r = delta - (delta @ self.components.T) @ self.components
         return (r**2).sum(1), r
 
@@ -56,7 +62,8 @@ class SquaredResidual(Layer):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         lost = torch.where(z == 0, relevance, torch.zeros_like(z))
         absorbed = {"zero residual": lost} if bool((lost != 0).any()) else {}
-        return ratio(relevance, z).unsqueeze(1) * saved**2, absorbed
+        terms = saved**2 if self.fold is None else self.fold.pull_back(saved, saved)
+        return ratio(relevance, z).unsqueeze(1) * terms, absorbed
 
 
 @register_converter(PCA)

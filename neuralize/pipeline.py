@@ -1,8 +1,9 @@
 """Pipelines: preprocessing in front of a model, explained in the units of the pipeline's input.
 
 Element-wise steps hand relevance on unchanged. A projection ``z = B x + b`` in front of a model
-that measures Euclidean or Mahalanobis distances becomes part of the distance rule: the reference of
-a support point ``u`` is the point nearest to ``x`` that maps onto it, and ``R_i = sum_j w_j [B^+ (z
+that measures Euclidean or Mahalanobis distances becomes part of the distance rule (nearest
+neighbours and PCA residuals too): the reference of a support point ``u`` is the point nearest to
+``x`` that maps onto it, and ``R_i = sum_j w_j [B^+ (z
 - u_j)]_i [B^T (z - u_j)]_i``, exact and, for PCA, non-negative. In front of any other model it is
 split by the WSquare rule.
 """

@@ -1,6 +1,7 @@
 """The layers neuralized models are made of: an operation and its relevance rule each."""
 
 from neuralize.layers.distances import (
+    Fold,
     MinkowskiDistances,
     QuadraticForms,
     SquaredDistances,
@@ -18,6 +19,7 @@ from neuralize.layers.pools import (
 __all__ = [
     "ClusterContrast",
     "Elementwise",
+    "Fold",
     "HarmonicPool",
     "MinkowskiDistances",
     "Projection",

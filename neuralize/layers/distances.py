@@ -96,9 +96,10 @@ class SquaredDistances(Layer):
         self.magnitude = 0.0
         self._derived: tuple[Tensor, int, Tensor, Tensor | None] | None = None
 
-    def fold_projection(self, matrix: Tensor, offset: Tensor) -> None:
+    def fold_projection(self, matrix: Tensor, offset: Tensor) -> bool:
         """Put ``z = B x + b`` before the layer, keeping relevance exact in the units of ``x``."""
         self.fold = Fold(matrix, offset)
+        return True
 
     def point(self, x: Tensor) -> Tensor:
         """``x`` as the layer sees it: projected where a projection was folded in, and centred."""
@@ -272,9 +273,10 @@ class QuadraticForms(Layer):
         self.scale, self.diagonal, self.nonnegative = scale, diagonal, nonnegative
         self.fold: Fold | None = None
 
-    def fold_projection(self, matrix: Tensor, offset: Tensor) -> None:
+    def fold_projection(self, matrix: Tensor, offset: Tensor) -> bool:
         """Put ``z = B x + b`` before the layer, keeping relevance exact in the units of ``x``."""
         self.fold = Fold(matrix, offset)
+        return True
 
     def _factor(self, k: int) -> Tensor:
         return self.factors[k if len(self.factors) > 1 else 0]

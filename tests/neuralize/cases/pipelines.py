@@ -77,7 +77,8 @@ def nearest(model: Any, z: Array, net: Neuralized, parts: MakeParts) -> Oracle:
 
 
 def local_factor(model: Any, z: Array, net: Neuralized, parts: MakeParts) -> Oracle:
-    return oracles.LocalFactor(oracles.root(parts(z)), z, model.n_neighbors)
+    within = oracles.euclidean(z)
+    return oracles.LocalFactor(oracles.root(parts(z)), z, model.n_neighbors, within)
 
 
 def forest(model: Any, z: Array, net: Neuralized, parts: MakeParts) -> Oracle:
@@ -213,6 +214,14 @@ def metric(model: Pipeline, head: Callable[[MakeParts], Oracle]) -> Oracle:
     return oracles.Behind(inner, *before, oracles.row_space(matrix))
 
 
+def pulled_residual(model: Pipeline, head: Callable[[MakeParts], Oracle]) -> Oracle:
+    """A projection before a residual."""
+    matrix, offset = linear(model[-2])
+    inner = oracles.Residual(model[-1].mean_, model[-1].components_, "nonnegative")
+    before = [oracles.element_wise(step.transform) for step in model[:-2]]
+    return oracles.Behind(oracles.PulledResidual(inner, matrix, offset), *before)
+
+
 def only_sums(model: Pipeline, head: Callable[[MakeParts], Oracle]) -> Oracle:
     """No definition fixes the values: evidence and conservation only."""
     return oracles.Behind(head(oracles.squared), oracles.unspecified(model[:-1].transform))
@@ -303,9 +312,9 @@ PROJECTIONS = {
     "whitened": partial(PCA, 5, whiten=True),
     "svd": partial(TruncatedSVD, 5, random_state=0),
 }
-DISTANCE_MODELS = ("kmeans", "kernel-kmeans", "kde", "one-class-svm")
+DISTANCE_MODELS = ("kmeans", "kernel-kmeans", "kde", "one-class-svm", "neighbours", "lof")
 GAUSSIANS = ("ellipsoid", "mixture")
-OTHERS = ("forest", "kde-manhattan", "neighbours", "lof", "pca")
+OTHERS = ("forest", "kde-manhattan")
 
 PIPELINES: Cases = {
     **{f"{name}-kde": partial(scaled_density, name) for name in SCALERS},
@@ -346,6 +355,8 @@ PIPELINES: Cases = {
     **{f"pca-{head}": partial(projected, "pca", head, metric) for head in GAUSSIANS},
     **{f"whitened-{head}": partial(projected, "whitened", head, metric) for head in GAUSSIANS},
     **{f"pca-{head}": partial(projected, "pca", head, square_rule) for head in OTHERS},
+    "pca-pca": partial(projected, "pca", "pca", pulled_residual),
+    "whitened-pca": partial(projected, "whitened", "pca", pulled_residual),
     "pca-then-standard-kmeans": lambda: piped(
         "wine", [StandardScaler(), PCA(5), StandardScaler()], "kmeans", only_sums
     ),

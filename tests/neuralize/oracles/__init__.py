@@ -15,6 +15,7 @@ from tests.neuralize.oracles.forest import PathLength
 from tests.neuralize.oracles.gaussians import (
     Ellipsoid,
     Mixture,
+    PulledResidual,
     Residual,
     mixture_constants,
     mixture_precisions,
@@ -66,6 +67,7 @@ __all__ = [
     "Oracle",
     "Parts",
     "PathLength",
+    "PulledResidual",
     "Residual",
     "Shares",
     "SoftNearest",

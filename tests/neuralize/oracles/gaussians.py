@@ -125,3 +125,23 @@ class Residual(Oracle):
     def relevance(self, x: Array, target: Array | None) -> Shares:
         r = self._residual(x)
         return Shares(r**2 if self.split == "nonnegative" else (x - self.mean) * r)
+
+
+class PulledResidual(Oracle):
+    """The residual of ``z = B x + b``, split over ``x``: ``R_i = [B^+ r]_i [B^T r]_i``."""
+
+    def __init__(self, inner: Residual, matrix: Array, offset: Array) -> None:
+        self.inner, self.matrix, self.offset = inner, matrix, offset
+
+    def evidence(self, x: Array) -> Array:
+        return self.inner.evidence(x @ self.matrix.T + self.offset)
+
+    def relevance(self, x: Array, target: Array | None) -> Shares:
+        inverse = np.linalg.pinv(self.matrix)
+        values = np.zeros_like(x)
+        for row in range(len(x)):
+            z = self.matrix @ x[row] + self.offset
+            r = self.inner._residual(z[None])[0]
+            for i in range(x.shape[1]):
+                values[row, i] = (inverse[i] @ r) * (self.matrix[:, i] @ r)
+        return Shares(values)

@@ -51,9 +51,9 @@ class Neighbours(Oracle):
 class LocalFactor(Oracle):
     """``LOF(x) = mean_j lrd_j (mean_j max(d(x, u_j), kdist_j) + 1e-10)`` over ``k`` neighbours."""
 
-    def __init__(self, parts: Parts, train: Array, k: int) -> None:
+    def __init__(self, parts: Parts, train: Array, k: int, within: Parts | None = None) -> None:
         self.parts, self.k = parts, k
-        d = parts(train).sum(-1)
+        d = (within or parts)(train).sum(-1)
         np.fill_diagonal(d, np.inf)
         order = np.argsort(d, 1, kind="stable")[:, :k]
         nearest = np.take_along_axis(d, order, 1)
