@@ -17,24 +17,30 @@ def require_width(x: Tensor, n_features: int | None, model_name: str) -> None:
         )
 
 
-def require_finite_rows(x: Tensor) -> None:
-    """Raise :class:`InputError` unless ``x`` ``(n, ...)`` has rows and no NaN or infinity.
+def require_rows(x: Tensor) -> None:
+    """Raise :class:`InputError` for a batch ``(n, ...)`` without rows."""
+    if x.ndim == 0 or len(x) == 0:
+        raise InputError(f"Expected at least one row, got shape {tuple(x.shape)}.")
+
+
+def require_finite(x: Tensor, first_row: int = 0) -> None:
+    """Raise :class:`InputError` for NaN or infinity in rows ``x`` ``(n, ...)``.
+
+    Rows are counted from ``first_row`` in the message, where ``x`` is a part of a batch.
 
     Examples
     --------
-    >>> require_finite_rows(torch.tensor([[0.0], [float("nan")]]))
+    >>> require_finite(torch.tensor([[0.0], [float("nan")]]))
     Traceback (most recent call last):
     ...
     neuralize.errors.InputError: Expected finite values, got 1 NaN or infinite ones, the first in
     row 1. Impute or drop these rows first.
     """
-    if x.ndim == 0 or len(x) == 0:
-        raise InputError(f"Expected at least one row, got shape {tuple(x.shape)}.")
     if bool(torch.isfinite(x.sum())):  # one cheap pass; an overflowing sum is looked into
         return
     finite = torch.isfinite(x)
     if not bool(finite.all()):
-        row, count = int((~finite).nonzero()[0, 0]), int((~finite).sum())
+        row, count = first_row + int((~finite).nonzero()[0, 0]), int((~finite).sum())
         raise InputError(
             f"Expected finite values, got {count} NaN or infinite ones, the first in row {row}. "
             "Impute or drop these rows first."

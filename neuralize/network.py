@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from neuralize.chunks import CHUNK_BYTES, join, room_for, rows_per_chunk
 from neuralize.encoder import require_rules
 from neuralize.errors import InputError, NoRuleError, UnsupportedModelError
-from neuralize.inputs import cluster_targets, require_finite_rows, require_width
+from neuralize.inputs import cluster_targets, require_finite, require_rows, require_width
 from neuralize.layers.distances import MinkowskiDistances, SquaredDistances
 from neuralize.layers.fronts import Projection, Step
 from neuralize.propagate import propagating
@@ -21,13 +22,6 @@ from neuralize.score_map import ScoreMap
 
 Kind = Literal["cluster", "outlier"]
 Output = Literal["score", "margin"]
-
-CHUNK_BYTES = 64 * 2**20
-"""Rows are processed in chunks whose ``(rows, support points)`` matrix stays below this size."""
-
-CACHE_BYTES = 2**20
-"""Where rows are narrow, chunks stay below this size, but for the sake of matrix products not below
-a thousand rows: temporaries that fit into the cache cost a fraction of those that do not."""
 
 
 @dataclass(frozen=True)
@@ -168,20 +162,19 @@ class Neuralized(nn.Module):
     @property
     def rows_at_once(self) -> int:
         """Rows processed together so that temporaries stay within ``chunk_bytes``."""
-        row = self.width * self.dtype.itemsize
-        return max(1, min(self.chunk_bytes // row, max(1024, CACHE_BYTES // row)))
+        return rows_per_chunk(self.width * self.dtype.itemsize, self.chunk_bytes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of ``x`` ``(n, ...)``: ``(n, K)`` for clusters, ``(n,)`` for outlier scores."""
         x = self._cast(x)
         parts = [self.all_evidence(self._preprocess(part)) for part in self._chunks(x)]
-        return _join(parts)
+        return join(parts)
 
     def evidence(self, x: Tensor, target: Tensor | int | None = None) -> Tensor:
         """Evidence of each row for its target ``(n,)``: what :meth:`relevance` decomposes."""
         x = self._cast(x)
         parts = zip(self._chunks(x), self._target_chunks(x, target), strict=True)
-        return _join([self._run(self._preprocess(part), t)[0] for part, t in parts])
+        return join([self._run(self._preprocess(part), t)[0] for part, t in parts])
 
     def predict(self, x: Tensor) -> Tensor:
         """Cluster of each row, or whether it is an outlier ``(n,)``.
@@ -232,31 +225,33 @@ class Neuralized(nn.Module):
             NaN, infinity, wrong width, an empty batch, or a target out of range.
         """
         x = self._cast(x.detach())
-        self.check(x)
-        parts, values, start = [], torch.empty_like(x), 0
+        require_rows(x)
+        parts, values, start = [], room_for(x), 0
         for part, t in zip(self._chunks(x), self._target_chunks(x, target), strict=True):
+            require_finite(part, start)
             done = self._relevance(part, t, output, composite)
             values[start : start + len(part)] = done.values
             parts.append(replace(done, values=values[:0]))
             start += len(part)
         names = sorted({name for part in parts for name in part.absorbed})
         absorbed = {
-            name: _join([p.absorbed.get(name, torch.zeros_like(p.evidence)) for p in parts])
+            name: join([p.absorbed.get(name, torch.zeros_like(p.evidence)) for p in parts])
             for name in names
         }
         targets = [p.target for p in parts if p.target is not None]
         return Attribution(
             values,
-            _join([p.evidence for p in parts]),
+            join([p.evidence for p in parts]),
             absorbed,
-            _join(targets) if targets else None,
+            join(targets) if targets else None,
         )
 
     def check(self, x: Tensor) -> None:
         """Raise :class:`InputError` unless ``x`` is a finite, non-empty batch of its width."""
         if self.features is None:
             require_width(x, self.n_features, self.model_name)
-        require_finite_rows(x)
+        require_rows(x)
+        require_finite(x)
 
     def resolve_target(self, x: Tensor, target: Tensor | int | None) -> Tensor | None:
         """Cluster per row ``(n,)`` as long tensor; None for outlier scores."""
@@ -412,9 +407,3 @@ class Neuralized(nn.Module):
             f"{self.model_name}: {self.kind}, {self.evidence_name}; threshold {threshold}; "
             f"{self.score_map}"
         )
-
-
-def _join(parts: Sequence[Tensor]) -> Tensor:
-    """The chunks as one tensor, without a copy where there is one chunk."""
-    joined: Tensor = parts[0] if len(parts) == 1 else torch.cat(list(parts))
-    return joined

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from neuralize import Attribution, InputError, Neuralized, neuralize
+from neuralize.inputs import require_finite
 from neuralize.network import Output
 from xai.baselines import BASELINES, baseline
 from xai.relevance import Array, Relevance
@@ -188,6 +189,7 @@ def _batches(
     rows, names, row_names = to_rows(match_columns(x, net.feature_names))
     if len(rows) == 0:
         raise InputError(f"Expected at least one row, got shape {tuple(rows.shape)}.")
+    require_finite(rows)  # before the first batch, and counting rows in all of them
     if not net.row_independent:
         # The model scores rows against their batch, so all of them are one batch.
         return [rows], names, row_names, 1
