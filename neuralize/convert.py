@@ -62,7 +62,7 @@ def neuralize(
     model: Any,
     features: nn.Module | None = None,
     *,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     **options: Any,
 ) -> Neuralized:
@@ -75,7 +75,7 @@ def neuralize(
     features
         An encoder below it: the model was then fitted on ``features(x)``.
     dtype, device
-        Of the network's constants.
+        Of the network's constants: float64 on the CPU when missing.
     options
         Options of that model's converter, e.g. ``stiffness=`` for clusterings; the docs' table of
         supported models lists them. An unknown one is an error.
@@ -95,23 +95,40 @@ def neuralize(
     >>> net.relevance(torch.tensor([[1.0, 0.5]])).values.tolist()
     [[8.0, 0.0]]
     """
-    if isinstance(model, Neuralized):
-        net = model
-    elif dtype not in (torch.float32, torch.float64):
+    if dtype not in (None, torch.float32, torch.float64):
         raise InputError(f"Expected dtype torch.float64 or torch.float32, got {dtype}.")
-    else:
-        for package in {base.__module__.partition(".")[0] for base in type(model).__mro__}:
-            if package in _OPTIONAL:
-                importlib.import_module(_OPTIONAL[package])
-        converter = _convert.dispatch(type(model))
-        _check_options(model, converter, options)
-        net = converter(model, **options)
-        names = getattr(model, "feature_names_in_", None)
-        net.feature_names = None if names is None else tuple(map(str, names))
-    net = net.to(dtype=dtype, device=device)
+    if isinstance(model, Neuralized):
+        if options or features is not None or dtype is not None or device is not None:
+            raise UnsupportedModelError(
+                f"{model.model_name} is a network already. Give options and features where it is "
+                "made, and move it with .to()."
+            )
+        return model
+    with torch.inference_mode(False):
+        net = _network_of(model, options)
+        net = net.to(dtype=dtype or torch.float64, device=device)
     if features is not None:
+        if not isinstance(features, nn.Module):
+            raise InputError(f"Expected an nn.Module as features, got {type(features).__name__}.")
         net.features = features
         net.n_features = None
+    return net
+
+
+def _network_of(model: Any, options: dict[str, Any]) -> Neuralized:
+    names = getattr(model, "feature_names_in_", None)
+    if names is not None and hasattr(options.get("data"), "columns"):
+        try:
+            options["data"] = options["data"][list(names)]
+        except KeyError as error:
+            raise InputError(f"Expected data with the model's columns: {error.args[0]}.") from error
+    for package in {base.__module__.partition(".")[0] for base in type(model).__mro__}:
+        if package in _OPTIONAL:
+            importlib.import_module(_OPTIONAL[package])
+    converter = _convert.dispatch(type(model))
+    _check_options(model, converter, options)
+    net = converter(model, **options)
+    net.feature_names = None if names is None else tuple(map(str, names))
     return net
 
 

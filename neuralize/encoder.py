@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -17,6 +19,23 @@ _GRADIENT_IS_RIGHT = (
     nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
+
+
+@contextmanager
+def evaluating(encoder: nn.Module | None) -> Iterator[None]:
+    """The encoder in evaluation mode, and afterwards every module as it was.
+
+    In training mode an explanation would move BatchNorm's running statistics.
+    """
+    modules = [] if encoder is None else list(encoder.modules())
+    flags = [module.training for module in modules]
+    if encoder is not None:
+        encoder.eval()
+    try:
+        yield
+    finally:
+        for module, flag in zip(modules, flags, strict=True):
+            module.training = flag
 
 
 def require_rules(composite: Any, encoder: nn.Module) -> None:

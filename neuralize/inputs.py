@@ -47,6 +47,22 @@ def require_finite(x: Tensor, first_row: int = 0) -> None:
         )
 
 
+def require_finite_answer(
+    evidence: Tensor, values: Tensor, first_row: int, model_name: str
+) -> None:
+    """Raise :class:`InputError` where finite rows gave an evidence or relevance that is not."""
+    if bool(torch.isfinite(evidence.sum() + values.sum())):
+        return
+    bad = ~(torch.isfinite(evidence) & torch.isfinite(values).flatten(1).all(1))
+    if bool(bad.any()):
+        row = first_row + int(bad.nonzero()[0, 0])
+        raise InputError(
+            f"{model_name} has no finite answer for {int(bad.sum())} rows, the first of them row "
+            f"{row}: their values are too large for its arithmetic, or outside of what its "
+            "preprocessing is defined on. Compare them with the data it was fitted on."
+        )
+
+
 def cluster_targets(target: Tensor | int, n_rows: int, n_clusters: int) -> Tensor:
     """One cluster per row ``(n,)``, from one for all or one each.
 

@@ -118,7 +118,9 @@ def isolation_network(
         tree = tree_model.tree_
         expected, depth = expected_path_lengths(tree)
         leaf = tree.children_left < 0
-        tables["feature"].append(np.where(leaf, -1, np.asarray(columns)[tree.feature]))
+        tables["feature"].append(
+            np.where(leaf, -1, np.asarray(columns)[np.where(leaf, 0, tree.feature)])
+        )
         tables["split_at"].append(np.where(leaf, 0.0, tree.threshold))
         tables["left"].append(np.where(leaf, 0, tree.children_left + start))
         tables["right"].append(np.where(leaf, 0, tree.children_right + start))

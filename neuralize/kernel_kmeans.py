@@ -64,8 +64,8 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
         ``(M, d)``, ``(M,)`` and ``(M,)``; the weights sum to one in every cluster.
     labels_
         ``predict`` of the training points ``(n,)``.
-    gamma_
-        The stiffness used.
+    gamma_, center_
+        The stiffness used, and the mean of the data ``(d,)``.
 
     Examples
     --------
@@ -101,7 +101,8 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
             raise InputError(f"Expected 1 to {len(X)} clusters, got {self.n_clusters}.")
         self.gamma_ = self._stiffness(X)
         random = check_random_state(self.random_state)
-        kernel = rbf_kernel(X, gamma=self.gamma_)
+        self.center_ = X.mean(0)  # the kernel knows differences only, which lose no digits here
+        kernel = rbf_kernel(X - self.center_, gamma=self.gamma_)
         runs = [self._lloyd(X, kernel, random) for _ in range(self.n_init)]
         self.inertia_, labels = min(runs, key=lambda run: run[0])
         vectors, owners, weights = [], [], []
@@ -162,7 +163,8 @@ class KernelKMeans(ClusterMixin, BaseEstimator):
         """Soft minimum ``o_k`` of the squared distance to every cluster ``(n, K)``."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        scores = -self.gamma_ * euclidean_distances(X, self.support_vectors_, squared=True)
+        support = self.support_vectors_ - self.center_
+        scores = -self.gamma_ * euclidean_distances(X - self.center_, support, squared=True)
         columns = []
         for k in range(self.n_clusters):
             own = self.support_labels_ == k

@@ -95,7 +95,8 @@ def kernel_pca_network(model: Any, n_components: int) -> OutlierNetwork:
         # Feature space is input space: v = sum_j alpha_j (u_j - mean).
         mean = support.mean(0)
         return residual_network(mean, scaled.T @ (support - mean), False, type(model).__name__)
-    g = float(getattr(model, "gamma_", None) or 1 / support.shape[1])
+    gamma = getattr(model, "gamma_", None)
+    g = 1 / support.shape[1] if gamma is None else float(gamma)
     row_means = as_tensor(model._centerer.K_fit_rows_, "kernel")
     return OutlierNetwork(
         [SquaredDistances(support), KernelResidual(g, scaled, row_means)],

@@ -25,7 +25,8 @@ Split = Literal["signed", "nonnegative"]
 def eigen_factor(precision: Tensor) -> Tensor:
     """``F`` with ``F^T F`` the precision ``(d, d)`` and its rows scaled eigenvectors."""
     values, vectors = torch.linalg.eigh((precision + precision.T) / 2)
-    factor: Tensor = (vectors * values.clamp(min=0).sqrt()).T.contiguous()
+    seen = values > 0  # a singular precision does not see some directions
+    factor: Tensor = (vectors[:, seen] * values[seen].sqrt()).T.contiguous()
     return factor
 
 

@@ -12,9 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from neuralize.chunks import CHUNK_BYTES, join, room_for, rows_per_chunk
-from neuralize.encoder import require_rules
+from neuralize.encoder import evaluating, require_rules
 from neuralize.errors import InputError, NoRuleError, UnsupportedModelError
-from neuralize.inputs import cluster_targets, require_finite, require_rows, require_width
+from neuralize.inputs import (
+    cluster_targets,
+    require_finite,
+    require_finite_answer,
+    require_rows,
+    require_width,
+)
 from neuralize.layers.distances import MinkowskiDistances, SquaredDistances
 from neuralize.layers.fronts import Projection, Step
 from neuralize.propagate import propagating
@@ -230,6 +236,7 @@ class Neuralized(nn.Module):
         for part, t in zip(self._chunks(x), self._target_chunks(x, target), strict=True):
             require_finite(part, start)
             done = self._relevance(part, t, output, composite)
+            require_finite_answer(done.evidence, done.values, start, self.model_name)
             values[start : start + len(part)] = done.values
             parts.append(replace(done, values=values[:0]))
             start += len(part)
@@ -292,6 +299,7 @@ class Neuralized(nn.Module):
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
+            evaluating(self.features),
             self._encoder_context(composite),
         ):
             x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()

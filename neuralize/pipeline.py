@@ -10,6 +10,7 @@ split by the WSquare rule.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import singledispatch
 from typing import Any
@@ -87,8 +88,9 @@ def affine_front(step: Any) -> list[Step]:
     slope = torch.ones(n, dtype=torch.float64) if scale is None else 1 / as_tensor(scale)
     # A scaler that was told not to centre may still know the mean.
     centred = getattr(step, "with_mean", getattr(step, "with_centering", False))
-    shift = -as_tensor(center) * slope if centred else torch.zeros_like(slope)
-    return [Elementwise(slope, shift, limits=(-1.0, 1.0) if getattr(step, "clip", False) else None)]
+    limits = (-1.0, 1.0) if getattr(step, "clip", False) else None
+    zero = torch.zeros_like(slope)
+    return [Elementwise(slope, zero, as_tensor(center) if centred else None, limits=limits)]
 
 
 @front_steps.register(StandardScaler)
@@ -174,7 +176,8 @@ def merge_affine(steps: Sequence[Step]) -> list[Step]:
             merged.pop()
         elif isinstance(last, Projection) and type(step) is Elementwise and step.limits is None:
             matrix = step.scale[:, None] * last.matrix
-            step = Projection(matrix, step.scale * last.offset + step.shift)
+            offset = last.offset if step.center is None else last.offset - step.center
+            step = Projection(matrix, step.scale * offset + step.shift)
             merged.pop()
         merged.append(step)
     return merged
@@ -191,7 +194,9 @@ def convert_pipeline(model: Pipeline, **options: Any) -> Neuralized:
     fitted = [step for step in before if step is not None and step != "passthrough"]
     layers = merge_affine([layer for step in fitted for layer in _layers(step)])
     if options.get("data") is not None and fitted:
-        options["data"] = model[:-1].transform(np.asarray(options["data"]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # rows without names are fine here
+            options["data"] = model[:-1].transform(options["data"])
     net = neuralize(final, **options)
     net.add_front(layers)
     net.n_features = int(fitted[0].n_features_in_) if fitted else net.n_features

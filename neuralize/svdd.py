@@ -38,8 +38,8 @@ class SVDD(OutlierMixin, BaseEstimator):
         ``a`` ``(m,)``, sum 1.
     radius_squared_, center_norm_squared_
         ``R^2`` and ``||c||^2`` in feature space.
-    gamma_
-        The stiffness used.
+    gamma_, center_
+        The stiffness used, and the mean of the data ``(d,)``.
 
     Examples
     --------
@@ -53,25 +53,33 @@ class SVDD(OutlierMixin, BaseEstimator):
         self.gamma = gamma
         self.tol = tol
 
-    def fit(self, X: ArrayLike, y: object = None) -> Self:
+    def fit(self, X: Any, y: object = None) -> Self:
         """Fit to ``X`` ``(n, d)``; ``y`` is ignored."""
         X = validate_data(self, X, dtype=np.float64)
-        svm = OneClassSVM(kernel="rbf", nu=self.nu, gamma=self.gamma, tol=self.tol).fit(X)
+        # The kernel knows differences only, and those lose no digits around the mean.
+        self.center_ = X.mean(0)
+        gamma = self.gamma
+        if gamma == "scale":
+            variance = X.var()
+            gamma = 1 / (X.shape[1] * variance) if variance > 0 else 1.0
+        svm = OneClassSVM(kernel="rbf", nu=self.nu, gamma=gamma, tol=self.tol)
+        svm.fit(X - self.center_)
         self.gamma_ = float(svm._gamma)
         total = svm.dual_coef_.sum()
-        self.support_vectors_ = svm.support_vectors_
+        self.support_vectors_ = X[svm.support_]
         self.dual_coef_ = svm.dual_coef_[0] / total
-        kernel = rbf_kernel(self.support_vectors_, gamma=self.gamma_)
+        kernel = rbf_kernel(svm.support_vectors_, gamma=self.gamma_)
         self.center_norm_squared_ = float(self.dual_coef_ @ kernel @ self.dual_coef_)
         # On the sphere the one-class SVM's g(x) equals rho.
         self.radius_squared_ = 1 - 2 * float(svm.offset_[0]) / total + self.center_norm_squared_
         return self
 
-    def decision_function(self, X: ArrayLike) -> NDArray[Any]:
+    def decision_function(self, X: Any) -> NDArray[Any]:
         """``R^2 - ||phi(x) - c||^2`` ``(n,)``: positive inside."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        similarity = rbf_kernel(X, self.support_vectors_, gamma=self.gamma_) @ self.dual_coef_
+        support = self.support_vectors_ - self.center_
+        similarity = rbf_kernel(X - self.center_, support, gamma=self.gamma_) @ self.dual_coef_
         distance = 1 - 2 * similarity + self.center_norm_squared_
         scores: NDArray[Any] = self.radius_squared_ - distance
         return scores

@@ -13,6 +13,7 @@ References
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -151,6 +152,11 @@ def _offset(net: Neuralized, output: str) -> float:
             f"{net.model_name} has no threshold, so there is no margin to explain. Use "
             "output='score', or set `.threshold` on the network."
         )
+    if math.isinf(net.threshold):
+        raise InputError(
+            f"The threshold of {net.model_name} is infinite, so there is no margin to explain. Use "
+            "output='score'."
+        )
     return net.threshold
 
 
@@ -186,8 +192,8 @@ def _parts(
 def _gradient(net: Neuralized, x: Tensor, target: Tensor | None) -> Tensor:
     gradients = []
     for part, goal in _parts(net, x, target):
-        leaf = part.detach().requires_grad_()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = (part.clone() if part.is_inference() else part.detach()).requires_grad_()
             (gradient,) = torch.autograd.grad(net.evidence(leaf, goal).sum(), leaf)
         gradients.append(gradient)
     gradient = torch.cat(gradients)

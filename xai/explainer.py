@@ -93,6 +93,9 @@ def explain(
         raise InputError(
             f"Expected method 'lrp' or one of {', '.join(map(repr, BASELINES))}, got {method!r}."
         )
+    if seed < 0:
+        raise InputError(f"Expected a seed >= 0, got {seed}.")
+    background = match_columns(background, net.feature_names, "the background")
     batches, names, row_names, total = _batches(net, x, batch_size)
     goals = _targets(target)
     inputs: list[Array] = []
@@ -138,8 +141,18 @@ def explain(
 def _network(
     model: Any, features: nn.Module | None, device: torch.device | str | None
 ) -> Neuralized:
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"Cannot compute on device {device!r}: {error}") from error
     if not isinstance(model, Neuralized):
         return neuralize(model, features, device=device)
+    if features is not None:
+        raise InputError(
+            "Expected a fitted model beside features=, got a network. Make the network with "
+            "neuralize(model, features)."
+        )
     if device is None or torch.device(device) == model.device:
         return model
     return copy.deepcopy(model).to(device)  # the caller's network stays where it is
@@ -149,8 +162,13 @@ def _targets(target: Any) -> Tensor | int | None:
     """One target per row, one for all, or none."""
     if target is None or isinstance(target, int):
         return target
-    goals = torch.as_tensor(np.asarray(target))
-    return goals if goals.ndim else int(goals)
+    goals = np.array(target)
+    if not np.issubdtype(goals.dtype, np.integer) or goals.ndim > 1:
+        raise InputError(
+            "Expected one cluster number for all rows or one per row, got "
+            f"{goals.dtype} of shape {goals.shape}."
+        )
+    return torch.from_numpy(goals) if goals.ndim else int(goals)
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Array | None:
@@ -181,10 +199,16 @@ def _original(net: Neuralized, evidence: Array, output: str) -> Array | None:
 def _batches(
     net: Neuralized, x: Any, batch_size: int | None
 ) -> tuple[Iterable[Tensor], tuple[str, ...] | None, tuple[str, ...] | None, int | None]:
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"Expected batch_size >= 1, got {batch_size}.")
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise InputError(f"Expected a whole batch_size >= 1, got {batch_size!r}.")
     if isinstance(x, Iterable) and not hasattr(x, "shape") and not isinstance(x, list | tuple):
-        batches = (to_rows(b[0] if isinstance(b, list | tuple) else b)[0] for b in x)
+        if not net.row_independent:
+            raise InputError(
+                f"{net.model_name} scores every row against the other rows of its call, so batches "
+                "would change the scores. Give all rows at once, as an array."
+            )
+        entries = (b[0] if isinstance(b, list | tuple) else b for b in x)
+        batches = (to_rows(match_columns(entry, net.feature_names))[0] for entry in entries)
         return batches, None, None, len(x) if isinstance(x, Sized) else None
     rows, names, row_names = to_rows(match_columns(x, net.feature_names))
     if len(rows) == 0:

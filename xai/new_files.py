@@ -51,6 +51,9 @@ def new_files(
     for target in targets:
         if any(target.exists() and target.samefile(path) for path in inputs):
             raise InputError(f"{target} is an input; write to another place.")
+    for target in targets:
+        if target.is_dir():
+            raise InputError(f"Expected to write the file {target}, and there is a folder.")
     there = [str(target) for target in targets if target.exists()]
     if there and not overwrite:
         raise InputError(f"Already there: {', '.join(there)}. Pass --overwrite to replace.")

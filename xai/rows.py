@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import issparse
 from torch import Tensor
 
 from xai.errors import InputError
@@ -25,9 +26,25 @@ def to_rows(x: Any) -> tuple[Tensor, tuple[str, ...] | None, tuple[str, ...] | N
         Text, objects or ragged rows.
     """
     if isinstance(x, Tensor):
+        if x.layout != torch.strided or x.is_complex() or x.dtype == torch.bfloat16 or x.ndim < 2:
+            raise InputError(
+                f"Expected rows (n, d) as a dense real tensor, got {x.dtype} of shape "
+                f"{tuple(x.shape)}, layout {x.layout}."
+            )
         return x.detach(), None, None
+    if issparse(x):
+        raise InputError("Expected dense rows, got a sparse matrix; pass x.toarray().")
     names = rows = None
     if isinstance(x, pd.DataFrame):
+        twice = x.columns[x.columns.duplicated()]
+        if len(twice):
+            raise InputError(f"Expected column names of their own, got {twice[0]!r} twice.")
+        missing = x.columns[x.isna().any()]
+        if len(missing):
+            raise InputError(
+                f"Expected finite values, got missing ones (NaN) in {listed(list(missing))}. Impute or "
+                "drop these rows first."
+            )
         text = [str(c) for c in x.columns if not pd.api.types.is_numeric_dtype(x[c])]
         if text:
             raise InputError(
@@ -51,9 +68,9 @@ def to_rows(x: Any) -> tuple[Tensor, tuple[str, ...] | None, tuple[str, ...] | N
         raise InputError("Expected real numbers, got complex ones.")
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float64)
-    if array.ndim == 1:
+    if array.ndim < 2:
         raise InputError(
-            f"Expected rows (n, d), got a single axis of {len(array)}; reshape to (1, d) for one "
+            f"Expected rows (n, d), got an array of shape {array.shape}; reshape to (1, d) for one "
             "row."
         )
     # Rows of a DataFrame may be read-only, which torch does not take.

@@ -111,11 +111,11 @@ class SquaredDistances(Layer):
         h = torch.addmm(u_norm, z, u.T, alpha=-2).add_(z_norm).clamp_(min=0)
         limit = _CANCELLATION[h.dtype]
         norms = z_norm.detach()
-        suspects = h.detach().amin(1) < limit * (norms[:, 0] + u_norm.max())
+        suspects = h.detach().amin(1) <= limit * (norms[:, 0] + u_norm.max())
         if not bool(suspects.any()):
             return h, (z, None)
         some = suspects.nonzero()[:, 0]
-        close = h.detach()[some] < limit * (norms[some] + u_norm)
+        close = h.detach()[some] <= limit * (norms[some] + u_norm)
         near, cols = close.nonzero(as_tuple=True)
         rows = some[near]
         exact = torch.cat([((z[i] - u[j]) ** 2).sum(1) for i, j in self._blocks(rows, cols)])
@@ -134,11 +134,12 @@ class SquaredDistances(Layer):
     def _norms(self) -> Tensor:
         """``||u_j||^2``, kept while the support is the same, with ``u^2`` unless it is large."""
         u, kept = self.support, self._derived
-        if kept is None or kept[0] is not u or kept[1] != u._version:
+        version = 0 if u.is_inference() else u._version
+        if kept is None or kept[0] is not u or kept[1] != version:
             small = u.numel() * u.element_size() <= KEPT_BYTES
             squares = u**2 if small else None
             norms = torch.linalg.vector_norm(u, dim=1) ** 2 if squares is None else squares.sum(1)
-            kept = self._derived = (u, u._version, norms, squares)
+            kept = self._derived = (u, version, norms, squares)
         return kept[2]
 
     def _blocks(self, rows: Tensor, cols: Tensor) -> list[Pairs]:

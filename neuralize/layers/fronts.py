@@ -23,7 +23,7 @@ class Step(Layer):
 
 
 class Elementwise(Step):
-    """``z_i = scale_i x_i + shift_i``: every output depends on one input, which gets its relevance.
+    """``z_i = scale_i (x_i - center_i) + shift_i``: each output's relevance is its input's.
 
     A subclass may put another column-wise map first, :meth:`transform`.
 
@@ -31,6 +31,8 @@ class Elementwise(Step):
     ----------
     scale, shift
         ``(d,)`` each.
+    center
+        ``(d,)``, subtracted first, so that a large offset costs no digits; zero when missing.
     limits
         Range the result is clipped to.
 
@@ -42,21 +44,25 @@ class Elementwise(Step):
 
     scale: Tensor
     shift: Tensor
+    center: Tensor | None
 
     def __init__(
         self,
         scale: Tensor,
         shift: Tensor,
+        center: Tensor | None = None,
+        *,
         limits: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
+        self.register_buffer("center", center)
         self.limits = limits
 
     def transform(self, x: Tensor) -> Tensor:
-        """A column-wise map that comes first; the identity here."""
-        return x
+        """A column-wise map that comes first; centring here."""
+        return x if self.center is None else x - self.center
 
     def magnitude(self, before: float) -> float:
         return float(self.scale.abs().max()) * before + float(self.shift.norm())

@@ -55,9 +55,9 @@ class SoftMinPool(Layer):
     def split(
         self, x: Tensor, z: Tensor, saved: Tensor, relevance: Tensor
     ) -> tuple[Tensor, Absorbed]:
-        # p = exp(scores - logsumexp), in place: these are the largest matrices there are
+        # p = exp(scores - logsumexp) in one buffer: these are the largest matrices there are
         log_norm = saved.logsumexp(1, keepdim=True)
-        return saved.sub_(log_norm).exp_().mul_(relevance.unsqueeze(1)), {}
+        return (saved - log_norm).exp_().mul_(relevance.unsqueeze(1)), {}
 
 
 class SoftMaxPool(SoftMinPool):

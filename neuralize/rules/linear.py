@@ -71,4 +71,5 @@ def wsquare(weight: Tensor, relevance: Tensor) -> Tensor:
     [[9.0, 16.0]]
     """
     squared = weight**2
-    return relevance @ (squared / squared.sum(-1, keepdim=True))
+    total = squared.sum(-1, keepdim=True)
+    return relevance @ (squared / total.masked_fill(total == 0, 1))
