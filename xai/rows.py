@@ -42,8 +42,8 @@ def to_rows(x: Any) -> tuple[Tensor, tuple[str, ...] | None, tuple[str, ...] | N
         missing = x.columns[x.isna().any()]
         if len(missing):
             raise InputError(
-                f"Expected finite values, got missing ones (NaN) in {listed(list(missing))}. Impute or "
-                "drop these rows first."
+                f"Expected finite values, got missing ones (NaN) in {listed(list(missing))}. "
+                "Impute or drop these rows first."
             )
         text = [str(c) for c in x.columns if not pd.api.types.is_numeric_dtype(x[c])]
         if text:
