@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 32 * 2**20
-"""Rows are processed in chunks whose ``(rows, support points)`` matrix stays below this size: enough
-for matrix products, and what the C library still serves from memory it has, without new pages."""
+CHUNK_BYTES = 64 * 2**20
+"""Rows are processed in chunks whose ``(rows, support points)`` matrix stays below this size."""
 
 CACHE_BYTES = 4 * 2**20
 """Where rows are narrow, chunks stay below this size: temporaries that fit into the cache cost a
@@ -25,7 +24,7 @@ def rows_per_chunk(row_bytes: int, chunk_bytes: int = CHUNK_BYTES) -> int:
     Examples
     --------
     >>> rows_per_chunk(400), rows_per_chunk(80_000), rows_per_chunk(10**9)
-    (10485, 419, 1)
+    (10485, 838, 1)
     """
     return max(1, min(chunk_bytes // row_bytes, max(1024, CACHE_BYTES // row_bytes)))
 

@@ -42,22 +42,23 @@ class SoftMinPool(Layer):
         self.stiffness = stiffness
         self.register_buffer("log_weights", log_weights)
 
-    def compute(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _scores(self, x: Tensor) -> Tensor:
         t = self.sign * self.stiffness
+        return t * x if self.log_weights is None else torch.add(self.log_weights, x, alpha=t)
+
+    def compute(self, x: Tensor) -> tuple[Tensor, None]:
+        pooled = self._scores(x).logsumexp(1)
         if self.log_weights is None:
-            scores = t * x
-            pooled = scores.logsumexp(1) - math.log(x.shape[1])
-        else:
-            scores = torch.add(self.log_weights, x, alpha=t)
-            pooled = scores.logsumexp(1)
-        return pooled / t, scores
+            pooled = pooled - math.log(x.shape[1])
+        return pooled / (self.sign * self.stiffness), None
 
     def split(
-        self, x: Tensor, z: Tensor, saved: Tensor, relevance: Tensor
+        self, x: Tensor, z: Tensor, saved: None, relevance: Tensor
     ) -> tuple[Tensor, Absorbed]:
         # p = exp(scores - logsumexp) in one buffer: these are the largest matrices there are
-        log_norm = saved.logsumexp(1, keepdim=True)
-        return (saved - log_norm).exp_().mul_(relevance.unsqueeze(1)), {}
+        scores = self._scores(x)
+        p = scores.sub_(scores.logsumexp(1, keepdim=True)).exp_()
+        return p.mul_(relevance.unsqueeze(1)), {}
 
 
 class SoftMaxPool(SoftMinPool):
