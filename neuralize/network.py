@@ -272,6 +272,31 @@ class Neuralized(nn.Module):
             return self.predict(x.detach())
         return cluster_targets(target, len(x), self.n_clusters).to(x.device)
 
+    def margin_threshold(self, output: Output) -> float:
+        """What a margin leaves out of the evidence: the threshold, or 0 for the score itself.
+
+        Raises
+        ------
+        InputError
+            A margin without a finite threshold, or another output.
+        """
+        if output == "score":
+            return 0.0
+        if output != "margin":
+            raise InputError(f"Expected output 'score' or 'margin', got {output!r}.")
+        if self.threshold is None:
+            raise InputError(
+                f"{self.model_name} has no threshold, so there is no margin to explain. Use "
+                "output='score', or set `.threshold` on the network."
+            )
+        if math.isinf(self.threshold):
+            raise InputError(
+                f"{self.model_name} calls {'nothing' if self.threshold > 0 else 'everything'} an "
+                "outlier (its threshold is infinite), so there is no margin to explain. Use "
+                "output='score'."
+            )
+        return self.threshold
+
     def add_front(self, steps: Sequence[Step]) -> None:
         """Put preprocessing before the network; the input is then what the first step takes."""
         # Rounding of the steps, in units of the machine's: what a difference cannot be told from.
@@ -322,20 +347,8 @@ class Neuralized(nn.Module):
         """Relevance that starts at the output, what it explains, and what is absorbed at once."""
         if output == "score":
             return z, z, {}
-        if output != "margin":
-            raise InputError(f"Expected output 'score' or 'margin', got {output!r}.")
-        if self.threshold is None:
-            raise InputError(
-                f"{self.model_name} has no threshold, so there is no margin to explain. Use "
-                "output='score', or set `.threshold` on the network."
-            )
-        if math.isinf(self.threshold):
-            raise InputError(
-                f"{self.model_name} calls {'nothing' if self.threshold > 0 else 'everything'} an "
-                "outlier (its threshold is infinite), so there is no margin to explain. Use "
-                "output='score'."
-            )
-        margin = z - self.threshold
+        threshold = self.margin_threshold(output)
+        margin = z - threshold
         if self.homogeneous:
             # Where nothing is to be spread, there are no proportions to spread the margin in.
             zero = z == 0
@@ -343,7 +356,7 @@ class Neuralized(nn.Module):
                 return margin, margin, {}
             seed = torch.where(zero, z, margin)
             return seed, margin, {"threshold": margin - seed}
-        return z, margin, {"threshold": torch.full_like(z, -self.threshold)}
+        return z, margin, {"threshold": torch.full_like(z, -threshold)}
 
     def _run(self, z: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Evidence and the target it is for."""

@@ -13,7 +13,6 @@ References
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from neuralize.errors import InputError, UnsupportedModelError
-from neuralize.network import Attribution, Neuralized
+from neuralize.network import Attribution, Neuralized, Output
 
 BASELINES = (
     "gradient",
@@ -43,7 +42,13 @@ PATH_STEPS = 64
 
 
 def baseline(
-    net: Neuralized, x: Tensor, target: Any, method: str, output: str, background: Any, seed: int
+    net: Neuralized,
+    x: Tensor,
+    target: Any,
+    method: str,
+    output: Output,
+    background: Any,
+    seed: int,
 ) -> Attribution:
     r"""Explain the evidence of every row by one of :data:`BASELINES`.
 
@@ -108,7 +113,7 @@ def baseline(
     net.check(rows)
     goal = net.resolve_target(rows, target)
     reference = _reference(net, rows, background, method) if method in NEEDS_BACKGROUND else rows
-    offset = _offset(net, output)
+    offset = net.margin_threshold(output)
     with torch.no_grad():
         evidence = net.evidence(rows, goal) - offset
     absorbed: dict[str, Tensor] = {}
@@ -140,24 +145,6 @@ def _check_gradient(net: Neuralized, method: str) -> None:
             f"{net.model_name} scores a row against the other rows of its batch, so the gradient "
             "by one row is not that row's explanation. Use method='lrp'."
         )
-
-
-def _offset(net: Neuralized, output: str) -> float:
-    if output == "score":
-        return 0.0
-    if output != "margin":
-        raise InputError(f"Expected output 'score' or 'margin', got {output!r}.")
-    if net.threshold is None:
-        raise InputError(
-            f"{net.model_name} has no threshold, so there is no margin to explain. Use "
-            "output='score', or set `.threshold` on the network."
-        )
-    if math.isinf(net.threshold):
-        raise InputError(
-            f"The threshold of {net.model_name} is infinite, so there is no margin to explain. Use "
-            "output='score'."
-        )
-    return net.threshold
 
 
 def _reference(net: Neuralized, x: Tensor, background: Any, method: str) -> Tensor:
