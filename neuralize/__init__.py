@@ -7,13 +7,17 @@ from neuralize import (
     kernel_pca,
     local_outlier_factor,
     mahalanobis,
+    module,
     neighbors,
     one_class_svm,
     pca,
     pipeline,
 )
 from neuralize.convert import neuralize, register_converter
+from neuralize.coverage import Coverage, coverage
+from neuralize.engine.registry import register_operation
 from neuralize.errors import (
+    AmplificationWarning,
     InputError,
     NoRuleError,
     UnfittedModelError,
@@ -21,14 +25,18 @@ from neuralize.errors import (
     XaiError,
 )
 from neuralize.kernel_kmeans import KernelKMeans
+from neuralize.lrp import LRP, Trace
 from neuralize.network import Attribution, Neuralized
 from neuralize.propagate import Layer, Ledger, propagating
 from neuralize.score_map import ScoreMap
 from neuralize.svdd import SVDD
 
 __all__ = [
+    "LRP",
     "SVDD",
+    "AmplificationWarning",
     "Attribution",
+    "Coverage",
     "InputError",
     "KernelKMeans",
     "Layer",
@@ -36,15 +44,18 @@ __all__ = [
     "Neuralized",
     "NoRuleError",
     "ScoreMap",
+    "Trace",
     "UnfittedModelError",
     "UnsupportedModelError",
     "XaiError",
+    "coverage",
     "gaussian_mixture",
     "isolation_forest",
     "kernel_density",
     "kernel_pca",
     "local_outlier_factor",
     "mahalanobis",
+    "module",
     "neighbors",
     "neuralize",
     "one_class_svm",
@@ -52,4 +63,5 @@ __all__ = [
     "pipeline",
     "propagating",
     "register_converter",
+    "register_operation",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 from collections.abc import Callable
@@ -71,7 +72,8 @@ def neuralize(
     Parameters
     ----------
     model
-        A fitted scikit-learn or PyOD model, a pipeline, or a ``(K, d)`` array of centroids.
+        A fitted scikit-learn or PyOD model, a pipeline, a ``(K, d)`` array of centroids, or any
+        ``nn.Module``, of which an output is then explained.
     features
         An encoder below it: the model was then fitted on ``features(x)``.
     dtype, device
@@ -106,7 +108,10 @@ def neuralize(
         return model
     with torch.inference_mode(False):
         net = _network_of(model, options)
-        net = net.to(dtype=dtype or torch.float64, device=device)
+        if not isinstance(model, nn.Module):
+            net = net.to(dtype=dtype or torch.float64, device=device)
+        elif dtype is not None or device is not None:
+            net = copy.deepcopy(net).to(dtype=dtype, device=device)  # the caller's stays as it is
     if features is not None:
         if not isinstance(features, nn.Module):
             raise InputError(f"Expected an nn.Module as features, got {type(features).__name__}.")

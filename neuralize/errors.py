@@ -24,3 +24,7 @@ class UnsupportedModelError(XaiError, TypeError):
 
 class NoRuleError(XaiError, TypeError):
     """A module or operation has no relevance rule and nobody said what to do about it."""
+
+
+class AmplificationWarning(UserWarning):
+    """Relevance came out NaN, or far larger than what was explained: the map is noise."""

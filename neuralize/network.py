@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from neuralize.chunks import CHUNK_BYTES, join, room_for, rows_per_chunk
-from neuralize.encoder import evaluating, require_rules
-from neuralize.errors import InputError, NoRuleError, UnsupportedModelError
+from neuralize.coverage import warn_if_amplified
+from neuralize.encoder import evaluating
+from neuralize.errors import InputError, UnsupportedModelError
 from neuralize.inputs import (
     cluster_targets,
     require_finite,
@@ -23,10 +23,11 @@ from neuralize.inputs import (
 )
 from neuralize.layers.distances import MinkowskiDistances, SquaredDistances
 from neuralize.layers.fronts import Projection, Step
+from neuralize.lrp import LRP, Trace
 from neuralize.propagate import propagating
 from neuralize.score_map import ScoreMap
 
-Kind = Literal["cluster", "outlier"]
+Kind = Literal["cluster", "outlier", "output"]
 Output = Literal["score", "margin"]
 
 
@@ -108,6 +109,7 @@ class Neuralized(nn.Module):
         self.model_name = model_name
         self.width = max(width, n_features)
         self.chunk_bytes = CHUNK_BYTES
+        self.encoder_rows = 16
         self.front = nn.ModuleList()
         self.features: nn.Module | None = None
         self.feature_names: tuple[str, ...] | None = None
@@ -167,8 +169,12 @@ class Neuralized(nn.Module):
 
     @property
     def rows_at_once(self) -> int:
-        """Rows processed together so that temporaries stay within ``chunk_bytes``."""
-        return rows_per_chunk(self.width * self.dtype.itemsize, self.chunk_bytes)
+        """Rows processed together so that temporaries stay within ``chunk_bytes``.
+
+        Below an encoder at most ``encoder_rows``, since its activations are what takes memory.
+        """
+        rows = rows_per_chunk(self.width * self.dtype.itemsize, self.chunk_bytes)
+        return rows if self.features is None else min(rows, self.encoder_rows)
 
     def forward(self, x: Tensor) -> Tensor:
         """Evidence of ``x`` ``(n, ...)``: ``(n, K)`` for clusters, ``(n,)`` for outlier scores."""
@@ -192,7 +198,7 @@ class Neuralized(nn.Module):
         """
         with torch.no_grad():
             evidence = self(x)
-        if self.kind == "cluster":
+        if self.kind != "outlier":
             nearest: Tensor = evidence.argmax(1)
             return nearest
         if self.threshold is None:
@@ -223,35 +229,47 @@ class Neuralized(nn.Module):
             ``"score"``: the evidence. ``"margin"``: evidence minus threshold, so that zero is the
             decision boundary (Kauffmann, Mueller, Montavon, arXiv 1805.06230).
         composite
-            A zennit composite for the encoder below the model (``features``).
+            Rules for the encoder below the model (``features``): a composite, the name of a preset
+            or a zennit composite; chosen by the encoder's family when missing.
 
         Raises
         ------
         InputError
             NaN, infinity, wrong width, an empty batch, or a target out of range.
+        NoRuleError
+            An operation of the encoder without a rule.
+        """
+        return self.relevances(x, [target], output=output, composite=composite)[0]
+
+    def relevances(
+        self,
+        x: Tensor,
+        targets: Sequence[Tensor | int | None],
+        *,
+        output: Output = "score",
+        composite: Any = None,
+    ) -> list[Attribution]:
+        """Decompose the evidence for several targets, which share one pass through the encoder.
+
+        Parameters and errors are those of :meth:`relevance`; one attribution per target.
         """
         x = self._cast(x.detach())
         require_rows(x)
-        parts, values, start = [], room_for(x), 0
-        for part, t in zip(self._chunks(x), self._target_chunks(x, target), strict=True):
+        lrp = self._encoder_rules(composite)
+        rooms = [room_for(x) for _ in targets]
+        done: list[list[Attribution]] = [[] for _ in targets]
+        start = 0
+        chunked = [self._target_chunks(x, target) for target in targets]
+        for part, *goals in zip(self._chunks(x), *chunked, strict=True):
             require_finite(part, start)
-            done = self._relevance(part, t, output, composite)
-            require_finite_answer(done.evidence, done.values, start, self.model_name)
-            values[start : start + len(part)] = done.values
-            parts.append(replace(done, values=values[:0]))
+            for room, parts, found in zip(
+                rooms, done, self._relevances(part, goals, output, lrp), strict=True
+            ):
+                require_finite_answer(found.evidence, found.values, start, self.model_name)
+                room[start : start + len(part)] = found.values
+                parts.append(replace(found, values=room[:0]))
             start += len(part)
-        names = sorted({name for part in parts for name in part.absorbed})
-        absorbed = {
-            name: join([p.absorbed.get(name, torch.zeros_like(p.evidence)) for p in parts])
-            for name in names
-        }
-        targets = [p.target for p in parts if p.target is not None]
-        return Attribution(
-            values,
-            join([p.evidence for p in parts]),
-            absorbed,
-            join(targets) if targets else None,
-        )
+        return [joined(room, parts) for room, parts in zip(rooms, done, strict=True)]
 
     def check(self, x: Tensor) -> None:
         """Raise :class:`InputError` unless ``x`` is a finite, non-empty batch of its width."""
@@ -318,27 +336,24 @@ class Neuralized(nn.Module):
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _relevance(
-        self, x: Tensor, target: Tensor | None, output: Output, composite: Any
-    ) -> Attribution:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            evaluating(self.features),
-            self._encoder_context(composite),
-        ):
-            x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
-            phi = x if self.features is None else self._encode(x)
-            with propagating() as ledger:
-                head_input = phi.detach().to(self.dtype).requires_grad_()
-                z, target = self._run(self._front(head_input), target)
-                seed, explained, constant = self._seed(z.detach(), output)
-                (values,) = torch.autograd.grad(z, head_input, seed)
-            if phi is not x:
-                at_features = values
-                (values,) = torch.autograd.grad(phi, x, at_features.to(phi.dtype))
-                lost = at_features.sum(1) - values.flatten(1).sum(1)
-                ledger.add("encoder biases and rules", lost)
+    def _relevances(
+        self, x: Tensor, targets: Sequence[Tensor | None], output: Output, lrp: LRP | None
+    ) -> list[Attribution]:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone() if x.is_inference() else x.detach()
+            trace = None if lrp is None else lrp.trace(x, keep=len(targets) > 1)
+            phi = x if trace is None else self._features_of(trace.output)
+            found = [self._head_relevance(phi, target, output) for target in targets]
+            if lrp is None or trace is None:
+                return found
+            return through_encoder(lrp, trace, x, found)
+
+    def _head_relevance(self, phi: Tensor, target: Tensor | None, output: Output) -> Attribution:
+        with propagating() as ledger:
+            head_input = phi.detach().to(self.dtype).requires_grad_()
+            z, target = self._run(self._front(head_input), target)
+            seed, explained, constant = self._seed(z.detach(), output)
+            (values,) = torch.autograd.grad(z, head_input, seed)
         for name, share in constant.items():
             ledger.add(name, share)
         return Attribution(values, explained, ledger.shares, target)
@@ -378,7 +393,11 @@ class Neuralized(nn.Module):
 
     def _encode(self, x: Tensor) -> Tensor:
         assert self.features is not None
-        phi: Tensor = self.features(x)
+        with evaluating(self.features):
+            return self._features_of(self.features(x))
+
+    @staticmethod
+    def _features_of(phi: Tensor) -> Tensor:
         if phi.ndim != 2:
             raise InputError(
                 f"Expected features of shape (n, d) from the encoder, got {tuple(phi.shape)}; "
@@ -386,22 +405,15 @@ class Neuralized(nn.Module):
             )
         return phi
 
-    def _encoder_context(self, composite: Any) -> AbstractContextManager[Any]:
-        if self.features is None:
-            if composite is not None:
-                raise InputError(
-                    "A composite assigns rules to an encoder's modules, and this network has no "
-                    "encoder below it; leave composite=None."
-                )
-            return nullcontext()
-        if composite is None:
-            raise NoRuleError(
-                "Relevance below the model needs rules for the encoder's modules. Pass "
-                "composite=<a zennit composite>, or explain relevance of the features themselves."
+    def _encoder_rules(self, composite: Any) -> LRP | None:
+        if self.features is not None:
+            return LRP(self.features, composite)
+        if composite is not None:
+            raise InputError(
+                "A composite assigns rules to an encoder's modules, and this network has no "
+                "encoder below it; leave composite=None."
             )
-        require_rules(composite, self.features)
-        context: AbstractContextManager[Any] = composite.context(self.features)
-        return context
+        return None
 
     def _cast(self, x: Tensor) -> Tensor:
         if self.features is not None:
@@ -428,3 +440,37 @@ class Neuralized(nn.Module):
             f"{self.model_name}: {self.kind}, {self.evidence_name}; threshold {threshold}; "
             f"{self.score_map}"
         )
+
+
+def joined(values: Tensor, parts: Sequence[Attribution]) -> Attribution:
+    """The attributions of consecutive chunks as one; their values lie in ``values`` already."""
+    names = sorted({name for part in parts for name in part.absorbed})
+    absorbed = {
+        name: join([p.absorbed.get(name, torch.zeros_like(p.evidence)) for p in parts])
+        for name in names
+    }
+    targets = [p.target for p in parts if p.target is not None]
+    evidence = join([p.evidence for p in parts])
+    return Attribution(values, evidence, absorbed, join(targets) if targets else None)
+
+
+def through_encoder(
+    lrp: LRP, trace: Trace, x: Tensor, found: Sequence[Attribution], **kwargs: Any
+) -> list[Attribution]:
+    """Relevance of the features sent on to the encoder's input; its shares are named as its own."""
+    if len(found) == 1:
+        values, shares = trace.relevance(found[0].values)
+        values, shares = values[None], {name: share[None] for name, share in shares.items()}
+    else:
+        values, shares = trace.batched(torch.stack([one.values for one in found]))
+    for one, value in zip(found, values, strict=True):
+        warn_if_amplified(lrp, x, one.values.to(trace.output.dtype), value, **kwargs)
+    return [
+        replace(
+            one,
+            values=values[k],
+            absorbed=one.absorbed
+            | {f"encoder {name}": share[k].to(one.evidence) for name, share in shares.items()},
+        )
+        for k, one in enumerate(found)
+    ]

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from neuralize.coverage import coverage
     from xai import datasets, evaluate
     from xai.audit import Audit, Check
     from xai.errors import XaiError
@@ -20,6 +21,7 @@ _HOME = {
     "Relevance": "xai.relevance",
     "Report": "xai.report",
     "XaiError": "xai.errors",
+    "coverage": "neuralize.coverage",
     "explain": "xai.explainer",
 }
 
@@ -32,6 +34,7 @@ __all__ = [
     "Relevance",
     "Report",
     "XaiError",
+    "coverage",
     "datasets",
     "evaluate",
     "explain",

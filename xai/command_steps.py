@@ -145,7 +145,7 @@ def explain_rows(
     if image is not None:
         x = as_pictures(x, image)
     if net.row_independent:
-        relevance = explain(net, x[chosen], **options)
+        relevance: Relevance = explain(net, x[chosen], **options)
     else:
         # The model scores a row against the others, so all of them must be there.
         relevance = explain(net, x, **options)[chosen]

@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from neuralize import Attribution, InputError, Neuralized, neuralize
 from neuralize.inputs import require_finite
+from neuralize.lrp import as_composite, unwrapped
+from neuralize.module import NeuralizedModule
 from neuralize.network import Output
 from xai.baselines import BASELINES, baseline
 from xai.relevance import Array, Relevance
@@ -37,8 +39,8 @@ def explain(
     features: nn.Module | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> Relevance:
-    """Explain the decision of a fitted clustering or detector for every row of ``x``.
+) -> Any:
+    """Explain the decision of a fitted clustering, a detector or a network for every row of ``x``.
 
     Parameters
     ----------
@@ -49,9 +51,12 @@ def explain(
         tensor, DataFrame (names are kept), or a loader yielding batches (of a tuple, the first
         entry counts).
     target
-        Cluster to explain, one for all or one per row; the assigned one when missing.
+        Cluster, or output of a network, to explain: one for all or one per row; the assigned
+        (largest) one when missing. ``K`` targets for every row, an array ``(K, 1)`` or ``(K, n)``,
+        share one pass through the network and give a list of ``K`` explanations.
     composite
-        zennit composite for an encoder below the model.
+        Rules for a network, or for an encoder below the model: a composite, the name of a preset
+        (``"epsilon_plus_flat"``) or a zennit composite; chosen by family when missing.
     batch_size
         Rows at a time; chosen by memory when missing.
     device
@@ -97,25 +102,47 @@ def explain(
         raise InputError(f"Expected a seed >= 0, got {seed}.")
     background = match_columns(background, net.feature_names, "the background")
     batches, names, row_names, total = _batches(net, x, batch_size)
-    goals = _targets(target)
+    goals, several = _targets(target)
     inputs: list[Array] = []
-    parts: list[Attribution] = []
+    found: list[list[Attribution]] = [[] for _ in goals]
     start = 0
     for batch in tqdm(batches, total=total, delay=2, disable=not progress, desc="explaining"):
         flat = _flatten(net, batch)
-        goal = goals[start : start + len(flat)] if isinstance(goals, Tensor) else goals
+        now = [g[start : start + len(flat)] if isinstance(g, Tensor) else g for g in goals]
         if method == "lrp":
-            part = net.relevance(flat, goal, output=output, composite=composite)
+            answers = net.relevances(flat, now, output=output, composite=composite)
         else:
-            part = baseline(net, flat, goal, method, output, background, seed + start)
+            answers = [
+                baseline(net, flat, goal, method, output, background, seed + start) for goal in now
+            ]
         inputs.append(np.asarray(batch.detach().cpu()))
-        parts.append(part)
+        for parts, answer in zip(found, answers, strict=True):
+            parts.append(answer)
         start += len(flat)
-    if not parts:
+    if not inputs:
         raise InputError("Expected at least one batch, got an empty loader.")
-    if isinstance(goals, Tensor) and len(goals) != start:
-        raise InputError(f"Expected {start} targets, one per row, got {len(goals)}.")
+    for goal in goals:
+        if isinstance(goal, Tensor) and len(goal) != start:
+            raise InputError(f"Expected {start} targets, one per row, got {len(goal)}.")
     given = np.concatenate(inputs)
+    rules = _rules(net, composite) if method == "lrp" else None
+    explained = [
+        _relevance(net, parts, given, names, row_names, method, output, rules) for parts in found
+    ]
+    return explained if several else explained[0]
+
+
+def _relevance(
+    net: Neuralized,
+    parts: Sequence[Attribution],
+    given: Array,
+    names: tuple[str, ...] | None,
+    row_names: tuple[str, ...] | None,
+    method: str,
+    output: Output,
+    rules: str | None,
+) -> Relevance:
+    """The batches' attributions as one explanation."""
     evidence = np.concatenate([part.evidence.cpu().numpy() for part in parts])
     return Relevance(
         values=np.concatenate([p.values.cpu().numpy() for p in parts]).reshape(given.shape),
@@ -133,7 +160,7 @@ def explain(
         threshold=0.0 if output == "margin" else net.threshold,
         original=_original(net, evidence, output),
         score_map=str(net.score_map),
-        composite=None if composite is None else type(composite).__name__,
+        composite=rules,
         provenance=_provenance(net, given, method, output),
     )
 
@@ -158,17 +185,25 @@ def _network(
     return copy.deepcopy(model).to(device)  # the caller's network stays where it is
 
 
-def _targets(target: Any) -> Tensor | int | None:
-    """One target per row, one for all, or none."""
+def _rules(net: Neuralized, composite: Any) -> str | None:
+    """Name of the rules below the model, where there are some."""
+    network = net.network if isinstance(net, NeuralizedModule) else net.features
+    return None if network is None else as_composite(composite, unwrapped(network)).name
+
+
+def _targets(target: Any) -> tuple[list[Tensor | int | None], bool]:
+    """One target per row, one for all, or none; and whether there are several for every row."""
     if target is None or isinstance(target, int):
-        return target
+        return [target], False
     goals = np.array(target)
-    if not np.issubdtype(goals.dtype, np.integer) or goals.ndim > 1:
+    if not np.issubdtype(goals.dtype, np.integer) or goals.ndim > 2 or goals.size == 0:
         raise InputError(
-            "Expected one cluster number for all rows or one per row, got "
-            f"{goals.dtype} of shape {goals.shape}."
+            "Expected one cluster or output number for all rows, one per row, or an array (K, 1) "
+            f"or (K, n) of K for every row, got {goals.dtype} of shape {goals.shape}."
         )
-    return torch.from_numpy(goals) if goals.ndim else int(goals)
+    if goals.ndim == 2:
+        return [int(row[0]) if len(row) == 1 else torch.from_numpy(row) for row in goals], True
+    return [torch.from_numpy(goals) if goals.ndim else int(goals)], False
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Array | None:
@@ -189,7 +224,7 @@ def _absorbed(parts: Sequence[Attribution]) -> dict[str, Array]:
 
 def _original(net: Neuralized, evidence: Array, output: str) -> Array | None:
     """The model's own number, from the evidence (or from its margin)."""
-    if net.kind == "cluster":
+    if net.kind != "outlier":
         return None
     offset = net.threshold if output == "margin" and net.threshold is not None else 0.0
     numbers: Array = net.score_map(torch.from_numpy(evidence) + offset).numpy()
@@ -224,7 +259,7 @@ def _batches(
 
 def _flatten(net: Neuralized, batch: Tensor) -> Tensor:
     """Pictures to rows where the model was fitted on flattened ones."""
-    if net.features is not None or batch.ndim == 2:
+    if net.n_features is None or batch.ndim == 2:
         return batch
     flat = batch.reshape(len(batch), -1)
     if flat.shape[1] != net.n_features:

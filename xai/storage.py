@@ -124,7 +124,7 @@ def from_parts(header: Any, arrays: dict[str, Array]) -> Relevance:
     texts = {name: header[name] for name in TEXTS}
     for name, text in texts.items():
         _expect(isinstance(text, str), f"{name} is not a text")
-    _expect(texts["kind"] in ("cluster", "outlier"), f"unknown kind {texts['kind']!r}")
+    _expect(texts["kind"] in ("cluster", "outlier", "output"), f"unknown kind {texts['kind']!r}")
     composite, provenance = header["composite"], header["provenance"]
     _expect(composite is None or isinstance(composite, str), "composite is not a text")
     _expect(

@@ -94,6 +94,7 @@ def test_large_offsets_cost_no_digits(offset: float) -> None:
         np.testing.assert_allclose(found.original, model.decision_function(x), atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::neuralize.errors.AmplificationWarning")
 def test_an_encoder_in_training_mode_is_left_as_it_was() -> None:
     from neuralize.torchvision_guard import import_zennit
 

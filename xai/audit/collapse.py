@@ -48,7 +48,7 @@ class Collapse(Check):
         if original is not None and audit.relevance.score_map:
             name = audit.net.score_map.name
             yield from _scores(audit, name, original.astype(np.float64), different)
-        if audit.net.kind == "cluster":
+        if audit.net.kind != "outlier":
             yield from _clusters(audit)
         elif audit.net.threshold is not None:
             yield _called(audit)

@@ -80,7 +80,10 @@ class AuditContext:
     @cached_property
     def relevance(self) -> Relevance:
         """Relevance of every row, for its cluster or its outlier score."""
-        return explain(self.net, self.data, composite=self.composite, progress=self.progress)
+        relevance: Relevance = explain(
+            self.net, self.data, composite=self.composite, progress=self.progress
+        )
+        return relevance
 
     @property
     def evidence(self) -> Array:
@@ -97,7 +100,7 @@ class AuditContext:
     @cached_property
     def decision(self) -> Array:
         """Cluster of every row, or whether it is called abnormal ``(n,)``."""
-        if self.net.kind == "cluster":
+        if self.net.kind != "outlier":
             target = self.relevance.target
             assert target is not None
             return target
@@ -107,7 +110,7 @@ class AuditContext:
     @cached_property
     def threshold(self) -> float:
         """The model's own threshold, or its stand-in; 0 for clusters."""
-        if self.net.kind == "cluster":
+        if self.net.kind != "outlier":
             return 0.0
         if self.net.threshold is not None:
             return float(self.net.threshold)
@@ -116,12 +119,12 @@ class AuditContext:
     @property
     def decision_name(self) -> str:
         """What a decision is here, for sentences: ``"assignments"`` or ``"outlier decisions"``."""
-        return "assignments" if self.net.kind == "cluster" else "outlier decisions"
+        return "assignments" if self.net.kind != "outlier" else "outlier decisions"
 
     @property
     def decision_note(self) -> str:
         """What stands in for a threshold the model lacks; empty where it has one."""
-        if self.net.kind == "cluster" or self.net.threshold is not None:
+        if self.net.kind != "outlier" or self.net.threshold is not None:
             return ""
         return (
             "The model has no threshold of its own; being among the highest tenth of the audited "
@@ -143,7 +146,7 @@ class AuditContext:
             batch[rows] = altered
         x = torch.as_tensor(batch.astype(self.data.dtype)).reshape(len(batch), *shape)
         with torch.no_grad():
-            if self.net.kind == "cluster":
+            if self.net.kind != "outlier":
                 full = self.net(x).cpu().numpy().astype(np.float64)[asked]
                 evidence = full[np.arange(len(rows)), self.decision[rows]]
                 decision = full.argmax(1)
@@ -228,7 +231,7 @@ class AuditContext:
         for name, column in (("label", self.labels), ("group", self.groups)):
             if column is not None:
                 parts.append(_commonest(column, rows, f"have {name} {{}}", "do"))
-        if self.net.kind == "cluster":
+        if self.net.kind != "outlier":
             parts.append(_commonest(self.decision, rows, "are in cluster {}", "are"))
         else:
             inside, overall = self.decision[rows].mean(), self.decision.mean()

@@ -63,7 +63,8 @@ def row_title(relevance: Relevance, i: int) -> str:
     row = f"row {i}" if names is None else one_line(names[i], 30)
     if row.lstrip("-").isdigit():  # the index of a DataFrame nobody gave a meaning to
         row = f"row {row}"
-    what = "outlier score" if relevance.target is None else f"cluster {relevance.target[i]}"
+    noun = "output" if relevance.kind == "output" else "cluster"
+    what = "outlier score" if relevance.target is None else f"{noun} {relevance.target[i]}"
     line = f"{evidence_word(relevance)} {number(float(relevance.evidence[i]))}"
     threshold = relevance.threshold
     if relevance.kind == "outlier" and threshold is not None and math.isfinite(threshold):
@@ -74,12 +75,13 @@ def row_title(relevance: Relevance, i: int) -> str:
 
 def rows_title(relevance: Relevance) -> str:
     """How many rows, what was explained, and the mean evidence; two lines."""
+    noun = "output" if relevance.kind == "output" else "cluster"
     if relevance.target is None:
         what = "outlier score"
     elif (relevance.target == relevance.target[0]).all():
-        what = f"cluster {relevance.target[0]}"
+        what = f"{noun} {relevance.target[0]}"
     else:
-        what = f"{len(np.unique(relevance.target))} clusters, each row for its own target"
+        what = f"{len(np.unique(relevance.target))} {noun}s, each row for its own target"
     mean = number(float(np.mean(relevance.evidence, dtype=np.float64)))
     return f"{len(relevance)} rows, {what}\nmean {evidence_word(relevance)} {mean}"
 

@@ -1,0 +1,1 @@
+"""How relevance travels through a running network: operations, rows, steps."""

@@ -1,0 +1,147 @@
+"""The mode that meets every operation inside a model's own forward and gives it its rule.
+
+Residual additions, functional activations, modules used twice, parametrized weights: all are
+operations on tensors, so all are met here, without canonizers and without touching the model.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+from torch.overrides import TorchFunctionMode
+
+from neuralize.engine.registry import OPERATIONS, Call, handler_for, operation_name
+from neuralize.engine.run import Run, replace_tensors, tensors_in
+from neuralize.errors import NoRuleError
+
+_active = threading.local()
+
+
+class Mode(TorchFunctionMode):
+    """Swaps each operation on tensors that carry relevance for one that carries its rule."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        run = self.run
+        if run.foreign:
+            return func(*args, **kwargs)
+        if run.alias:
+            args = replace_tensors(args, run.resolve)
+            kwargs = replace_tensors(kwargs, run.resolve)
+        operation = operation_name(func)
+        if operation.startswith("attribute ") and operation not in OPERATIONS:
+            return func(*args, **kwargs)
+        tracked = []
+        for t in (*tensors_in(args), *tensors_in(kwargs)):
+            tag = run.tag(t)
+            if tag is None:
+                if t.requires_grad and t.grad_fn is not None and not torch.is_inference(t):
+                    raise escaped(run, operation)
+                continue
+            if tag.node is not t.grad_fn:
+                raise escaped(run, operation)
+            tracked.append((t, tag))
+        if not tracked:
+            return self._constant(func, args, kwargs)
+        with torch.enable_grad(), _full_precision(tracked[0][0].device.type):
+            call = Call(run, self, func, operation, args, kwargs, tracked)
+            handler = handler_for(func, operation)
+            if handler is not None:
+                return call.finish(handler(call))
+            result = func(*args, **kwargs)
+            if not any(t.requires_grad for t in tensors_in(result)):
+                return result  # shapes, comparisons, indices
+            return call.finish(call.unknown(result))
+
+    def _constant(self, func: Any, args: Any, kwargs: Any) -> Any:
+        with torch.no_grad():
+            result = func(*args, **kwargs)
+        named = {
+            name for t in tensors_in(args) if (name := self.run.constant_name(t)) != "constants"
+        }
+        if len(named) == 1 and isinstance(result, Tensor) and id(result) not in self.run.names:
+            self.run.constants[result] = next(iter(named))
+        return result
+
+
+def escaped(run: Run, operation: str) -> NoRuleError:
+    """The error for a tensor whose history the engine has not seen."""
+    return NoRuleError(
+        f"{operation} in {run.place} got a tensor from an operation that the engine cannot see: "
+        "TorchScript, a custom autograd.Function or an extension. Rewrite that operation with "
+        "torch functions, or give its module a rule of its own, e.g. composite.with_rules("
+        'name_map=[(["path.of.the.module"], Pass())]) for one that works element by element.'
+    )
+
+
+def _full_precision(device: str) -> Any:
+    """Outside autocast: relevance divides by small numbers, so it is computed in float32."""
+    return (
+        torch.autocast(device, enabled=False)
+        if torch.is_autocast_enabled(device)
+        else nullcontext()
+    )
+
+
+# -- which module is running -------------------------------------------------------------------
+
+
+def _runs() -> list[Run]:
+    runs: list[Run] = getattr(_active, "runs", [])
+    return runs
+
+
+_hooks_lock = threading.Lock()
+_hook_users = 0
+_handles: list[Any] = []
+
+
+def _enter_module(module: nn.Module, args: Any) -> None:
+    for run in _runs():
+        run.stack.append(module)
+
+
+def _leave_module(module: nn.Module, args: Any, output: Any) -> None:
+    for run in _runs():
+        # always_call hooks also run after an error, in which stack entries may be missing
+        if run.stack and run.stack[-1] is module:
+            run.stack.pop()
+
+
+@contextmanager
+def watching(run: Run) -> Iterator[None]:
+    """While inside, ``run`` knows which module is running in this thread.
+
+    The hooks are torch's global ones, so that the model's own stay as they are.
+    """
+    global _hook_users
+    with _hooks_lock:
+        _hook_users += 1
+        if _hook_users == 1:
+            _handles[:] = [
+                nn_module.register_module_forward_pre_hook(_enter_module),
+                nn_module.register_module_forward_hook(_leave_module, always_call=True),
+            ]
+    if not hasattr(_active, "runs"):
+        _active.runs = []
+    _active.runs.append(run)
+    try:
+        yield
+    finally:
+        _active.runs.remove(run)
+        with _hooks_lock:
+            _hook_users -= 1
+            if _hook_users == 0:
+                for handle in _handles:
+                    handle.remove()
+                _handles.clear()

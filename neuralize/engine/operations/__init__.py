@@ -1,0 +1,12 @@
+"""What each operation does with relevance; importing this fills the table."""
+
+from neuralize.engine.operations import (
+    affine,
+    attention,
+    elementwise,
+    normalization,
+    pooling,
+    views,
+)
+
+__all__ = ["affine", "attention", "elementwise", "normalization", "pooling", "views"]

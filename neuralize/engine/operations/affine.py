@@ -1,0 +1,306 @@
+"""Linear layers, convolutions, embeddings, and BatchNorm merged into the map before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neuralize.engine.affine import AffineCall, Map, Weights
+from neuralize.engine.registry import Call, operation
+from neuralize.engine.rows import Rows
+from neuralize.engine.run import Origin, Tag
+from neuralize.engine.steps import Euler, Same, Shares, Step, Stop
+from neuralize.rules.named import Epsilon, Gamma, Gradient, Ignore, Norm, Pass, Rule
+
+KINDS: dict[str, type[nn.Module]] = {
+    "linear": nn.Linear,
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "conv3d": nn.Conv3d,
+    "conv_transpose1d": nn.ConvTranspose1d,
+    "conv_transpose2d": nn.ConvTranspose2d,
+    "conv_transpose3d": nn.ConvTranspose3d,
+}
+
+
+class Affine(Step):
+    """An affine map under its rule."""
+
+    sinks = ("stabilizer", "bias", "ignored")
+
+    def __init__(self, call: AffineCall, rule: Rule, f: Callable[[Tensor], Tensor]) -> None:
+        self.call, self.rule, self.f = call, rule, f
+
+    def compute(self, *inputs: Tensor) -> Tensor:
+        self.call.x = inputs[0]
+        return self.f(inputs[0])
+
+    def kept(self, z: Tensor) -> None:
+        if isinstance(self.rule, Epsilon | Gamma):
+            self.call.saved_z = z
+
+    def rectified(self, y: Tensor) -> None:
+        if isinstance(self.rule, Epsilon | Gamma):
+            self.call.saved_z, self.call.rectified = None, y
+
+    def split(self, relevance: Tensor) -> tuple[Sequence[Tensor | None], Shares]:
+        self.call.shares = {}
+        r = self.rule.split(self.call, relevance)
+        if isinstance(self.rule, Gradient):
+            self.call.shares = {}
+        return [r], self.call.shares
+
+    def release(self) -> None:
+        self.call.x = self.call.x[:0]
+        self.call.saved_z = self.call.rectified = None
+
+
+@operation(*KINDS)
+def affine(call: Call) -> Any:
+    """``z = W x + b``, with ``W`` held constant where it carries relevance itself."""
+    name = call.name
+    if name == "linear":
+        x, weight, bias = call.arguments("input", "weight", "bias")
+        mapping = Map("linear")
+    elif name.startswith("conv_transpose"):
+        x, weight, bias, stride, padding, output_padding, groups, dilation = call.arguments(
+            "input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation",
+            stride=1, padding=0, output_padding=0, groups=1, dilation=1,
+        )  # fmt: skip
+        nd = int(name[-2])
+        mapping = Map(
+            name, _tuple(stride, nd), _tuple(padding, nd), _tuple(dilation, nd),
+            _tuple(output_padding, nd), groups,
+        )  # fmt: skip
+    else:
+        x, weight, bias, stride, padding, dilation, groups = call.arguments(
+            "input", "weight", "bias", "stride", "padding", "dilation", "groups",
+            stride=1, padding=0, dilation=1, groups=1,
+        )  # fmt: skip
+        nd = int(name[-2])
+        dilation = _tuple(dilation, nd)
+        if isinstance(padding, str):
+            padding, extra = _padding(padding, dilation, weight.shape[2:])
+            if any(extra):
+                with call.mode:
+                    x = F.pad(x, extra)
+        mapping = Map(name, _tuple(stride, nd), _tuple(padding, nd), dilation, (0,) * nd, groups)
+    tag = call.run.tag(x)
+    if tag is None:
+        # Only the weight carries relevance: the map is linear in it all the same.
+        step = Euler(call.of(weight), 1, call.tag.rows, 1e-9)
+        return call.apply(step, [weight], "Epsilon")
+    rule = call.rule(KINDS[name], first=tag.raw)
+    origin = Origin(x, mapping, weight.detach(), None if bias is None else bias.detach(),
+                    call.run.path, rule, tag.raw)  # fmt: skip
+    return run_affine(call, origin, tag)
+
+
+def run_affine(
+    call: Call,
+    origin: Origin,
+    tag: Tag,
+    f: Callable[[Tensor], Tensor] | None = None,
+    scale: tuple[Tensor, Tensor, Sequence[Tensor | None]] | None = None,
+) -> Tensor:
+    """Run the map of ``origin``; with ``scale = (a, b, sources)``, of ``a z + b``."""
+    weight, bias, mapping = origin.weight, origin.bias, origin.map
+    sources: list[Tensor | None] = [weight, bias]
+
+    def make() -> Weights:
+        if scale is None:
+            return Weights(weight, bias)
+        a, b, _ = scale
+        return Weights(mapping.scaled(weight, a), b if bias is None else a * bias + b)
+
+    if scale is not None:
+        sources += scale[2]
+    weights = call.run.cache.get(sources, make)
+    if f is None:
+
+        def f(x: Tensor) -> Tensor:
+            return mapping.forward(x, weight, bias)  # type: ignore[no-any-return]
+
+    rows = _rows_after(tag.rows, origin.x, mapping)
+    inner = AffineCall(mapping, weights, origin.x.detach(), rows, tag.nonnegative)
+    step: Step
+    if isinstance(origin.rule, Ignore):
+        step = Stop(f, 1, rows)
+    elif (
+        isinstance(origin.rule, Pass) and mapping.is_linear and (weight.shape[0] == weight.shape[1])
+    ):
+        step = Same(f, origin.x.shape)
+    else:
+        step = Affine(inner, origin.rule, f)
+    return call.apply(step, [origin.x], origin.rule, rows, origin=origin if scale is None else None)
+
+
+def _rows_after(rows: Rows, x: Tensor, mapping: Map) -> Rows:
+    """Rows of the output: the last dimension changes (linear), or all but batch and channel."""
+    if rows.n == 1:
+        return rows
+    if rows.dim is not None and rows.dim < (x.ndim - 1 if mapping.is_linear else 1):
+        return rows
+    if rows.index is not None and mapping.is_linear and _same_along_last(rows.index):
+        return Rows(rows.n, None, 1, rows.index[..., :1])
+    raise ValueError("The batch lies in a dimension that this map mixes.")
+
+
+def _same_along_last(index: Tensor) -> bool:
+    return bool((index == index[..., :1]).all())
+
+
+def _tuple(value: Any, nd: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * nd
+    values = tuple(int(v) for v in value)
+    return values * nd if len(values) == 1 else values
+
+
+def _padding(
+    padding: str, dilation: tuple[int, ...], kernel: Sequence[int]
+) -> tuple[tuple[int, ...], list[int]]:
+    """Numbers for ``"same"`` and ``"valid"``, and what one side needs beyond the other."""
+    if padding == "valid":
+        return (0,) * len(dilation), []
+    total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    extra = [side for t in reversed(total) for side in (0, t % 2)]
+    return tuple(t // 2 for t in total), extra
+
+
+@operation("batch_norm")
+def batch_norm(call: Call) -> Any:
+    """BatchNorm in evaluation mode, ``y = a z + b``: merged into the affine map that made ``z``.
+
+    Anywhere else it is an element-wise map of its own.
+    """
+    x, mean, var, weight, bias, training, eps = call.arguments(
+        "input", "running_mean", "running_var", "weight", "bias", "training", "eps",
+        training=False, eps=1e-5,
+    ) if call.operation != "batch_norm" or _is_functional(call) else _torch_batch_norm(call)  # fmt: skip
+    if training or mean is None:
+        return _batch_statistics(call, x)
+    a, b = scale_and_shift(mean, var, weight, bias, eps)
+    tag = call.tag
+    origin = tag.origin
+    f = call.of(call.x)
+    if origin is not None and (not origin.map.is_linear or x.ndim == 2):
+        z = x.detach()
+        source_tag = call.run.tag(origin.x)
+        assert source_tag is not None
+        return run_affine(
+            call, origin, source_tag, lambda _: f(z),
+            (a, b, (mean, var, weight, bias)),
+        )  # fmt: skip
+    rule = call.rule(nn.BatchNorm2d)
+    return elementwise_affine(call, rule, a, b, 1)
+
+
+def scale_and_shift(
+    mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """``a`` and ``b`` of BatchNorm as ``y = a x + b``."""
+    with torch.no_grad():
+        a = torch.rsqrt(var + eps)
+        a = a if weight is None else a * weight
+        b = -mean * a
+        return a, b if bias is None else b + bias
+
+
+def _is_functional(call: Call) -> bool:
+    return call.func is F.batch_norm
+
+
+def _torch_batch_norm(call: Call) -> list[Any]:
+    x, weight, bias, mean, var, training, _, eps = call.arguments(
+        "input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"
+    )
+    return [x, mean, var, weight, bias, training, eps]
+
+
+def _batch_statistics(call: Call, x: Tensor) -> Any:
+    from neuralize.errors import NoRuleError
+
+    raise NoRuleError(
+        f"BatchNorm in {call.run.place} uses the statistics of its batch, so rows explain one "
+        "another. Put it into evaluation mode with running statistics (module.eval())."
+    )
+
+
+class ElementwiseAffine(Step):
+    """``y = a x + b``: Epsilon, ``R_i = a x_i R_i / stab(y_i)``."""
+
+    sinks = ("stabilizer", "bias")
+
+    def __init__(self, f: Any, a: Tensor, b: Tensor | None, rows: Rows, epsilon: float) -> None:
+        self.f, self.a, self.b, self.rows, self.epsilon = f, a, b, rows, epsilon
+
+    def compute(self, *inputs: Tensor) -> Tensor:
+        (self.x,) = inputs
+        return self.f(self.x)  # type: ignore[no-any-return]
+
+    def kept(self, z: Tensor) -> None:
+        self.z = z
+
+    def split(self, relevance: Tensor) -> tuple[Sequence[Tensor | None], Shares]:
+        from neuralize.engine.steps import share
+
+        s = share(relevance, self.z, self.epsilon)
+        shares = {"stabilizer": self.rows.sum(relevance) - self.rows.sum(s * self.z)}
+        if self.b is not None:
+            shares["bias"] = self.rows.sum(s * self.b)
+        return [s * (self.a * self.x)], shares
+
+
+def elementwise_affine(call: Call, rule: Rule, a: Tensor, b: Tensor | None, channel: int) -> Tensor:
+    """An element-wise affine map with one factor per channel, under Pass, Epsilon or Ignore."""
+    shape = [1] * call.x.ndim
+    shape[channel] = -1
+    f = call.of(call.x)
+    tag = call.tag
+    if isinstance(rule, Pass):
+        return call.apply(Same(f, call.x.shape), rule=rule, raw=tag.raw)
+    if isinstance(rule, Ignore):
+        return call.apply(Stop(f, 1, tag.rows), rule=rule)
+    if isinstance(rule, Epsilon | Norm):
+        b = None if b is None else b.reshape(shape)
+        step = ElementwiseAffine(f, a.reshape(shape), b, tag.rows, rule.epsilon)
+        return call.apply(step, rule=rule)
+    from neuralize.errors import NoRuleError
+
+    raise NoRuleError(
+        f"{rule} is no rule for {call.name} in {call.run.place}; use Pass, Norm or Epsilon."
+    )
+
+
+class Tokens(Step):
+    """Rows of an embedding: the relevance of a token is that of its vector."""
+
+    def __init__(self, f: Any) -> None:
+        self.f = f
+
+    def compute(self, *inputs: Tensor) -> Tensor:
+        return self.f()  # type: ignore[no-any-return]
+
+    def split(self, relevance: Tensor) -> tuple[Sequence[Tensor | None], Shares]:
+        return [relevance.sum(-1)], {}
+
+
+@operation("embedding")
+def embedding(call: Call) -> Any:
+    """A lookup is linear in the one-hot token: ``R_token = sum_d R_d``."""
+    ids, _ = call.arguments("input", "weight")
+    leaf = call.run.tokens.get(ids)
+    if leaf is None:
+        # relevance in the table itself: a lookup that moves values
+        from neuralize.engine.operations.views import view
+
+        return view(call)
+    rows = call.tag.rows
+    func, args, kwargs = call.func, call.args, call.kwargs
+    plain = [a.detach() if isinstance(a, Tensor) else a for a in args]
+    return call.apply(Tokens(lambda: func(*plain, **kwargs)), [leaf], "Epsilon", rows)

@@ -1,0 +1,225 @@
+"""Activations, sums and products: what works entry by entry.
+
+A product holds its gate constant: the outcome of a saturating function (sigmoid, softmax, a
+standard deviation) only scales the signal beside it, which takes all relevance. Two signals share
+half and half, since the product is of degree two in them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuralize.engine.registry import Call, operation
+from neuralize.engine.rows import Rows
+from neuralize.engine.steps import Product, Same, Stop, Sum
+from neuralize.rules.named import Epsilon, Ignore, Pass
+
+ACTIVATIONS = (
+    "relu", "relu6", "gelu", "silu", "swish", "hardswish", "hardtanh", "elu", "selu", "celu",
+    "leaky_relu", "prelu", "rrelu", "mish", "softplus", "softsign", "tanhshrink", "logsigmoid",
+    "threshold", "hardshrink", "softshrink", "clamp", "clip", "clamp_min", "clamp_max", "abs",
+    "square", "sqrt", "log", "log1p", "log2", "log10", "expm1", "sin", "cos", "sign", "neg",
+    "round", "floor", "ceil", "atan", "asinh", "log_softmax", "positive", "float_power",
+    "nan_to_num", "deg2rad", "exp2", "log_sigmoid",
+)  # fmt: skip
+
+GATES = ("sigmoid", "hardsigmoid", "tanh", "exp", "rsqrt", "reciprocal", "erf", "special_erf",
+         "softmin", "rpow", "erfc", "expit")  # fmt: skip
+
+_NONNEGATIVE = {"relu", "relu6", "sigmoid", "hardsigmoid", "softplus", "abs", "square", "exp",
+                "sqrt", "softmax"}  # fmt: skip
+
+
+class Activation(nn.Module):
+    """What element-wise operations stand for in a composite's map."""
+
+
+@operation(*ACTIVATIONS, "pow")
+def activation(call: Call) -> Any:
+    """Pass: input and output correspond one to one."""
+    return _elementwise(call, call.tag.gate)
+
+
+@operation(*GATES)
+def gate(call: Call) -> Any:
+    """Pass as well; and to be held constant when it multiplies a signal."""
+    return _elementwise(call, "gate")
+
+
+@operation("softmax")
+def softmax(call: Call) -> Any:
+    """A gate: attention. As a signal of its own its rule is that of AttnLRP."""
+    from neuralize.engine.operations.attention import Softmax
+
+    x = call.x
+    dim = call.arguments("input", "dim")[1]
+    step = Softmax(call.of(x), -1 if dim is None else int(dim), call.tag.rows)
+    return call.apply(step, rule="AttnLRP", gate="softmax", nonnegative=True)
+
+
+def _elementwise(call: Call, kind: str) -> Any:
+    x, tag = call.x, call.tag
+    f = call.of(x)
+    rule = call.rule(Activation)
+    if isinstance(rule, Ignore):
+        return call.apply(Stop(f, 1, tag.rows), rule=rule)
+    nonnegative = call.name in _NONNEGATIVE or (
+        call.name == "hardtanh" and (call.arguments("input", "min_val", min_val=-1.0)[1] or 0) >= 0
+    )
+    y = call.apply(Same(f, x.shape), [x], rule="Pass", nonnegative=nonnegative, gate=kind)
+    if call.name == "relu" and tag.step is not None:
+        tag.step.rectified(y.detach())
+    return y
+
+
+@operation("add", "sub", "rsub")
+def add(call: Call) -> Any:
+    """``z = a + b``, of degree one: ``R_a = a R / z``; a constant takes its share by name."""
+    a, b, alpha = call.arguments("input", "other", "alpha", alpha=1)
+    signs = {"add": (1.0, float(alpha)), "sub": (1.0, -float(alpha)), "rsub": (-float(alpha), 1.0)}
+    sign_a, sign_b = signs[call.name]
+    tracked_a, tracked_b = (
+        call.run.tag(a) if isinstance(a, Tensor) else None,
+        (call.run.tag(b) if isinstance(b, Tensor) else None),
+    )
+    rule = call.rule(SumKind)
+    if tracked_a is not None and tracked_b is not None:
+        rows = _rows(call, torch.broadcast_shapes(a.shape, b.shape))
+        if isinstance(rule, Ignore):
+            return call.apply(Stop(call.of(a, b), 2, rows), [a, b], rule, rows)
+        step = Sum(rows, _epsilon(rule), (sign_a, sign_b))
+        return call.apply(
+            step, [a, b], rule, rows,
+            nonnegative=sign_a == sign_b == 1 and tracked_a.nonnegative and tracked_b.nonnegative,
+            gate="gate" if tracked_a.gate and tracked_b.gate else "",
+        )  # fmt: skip
+    x, tag, sign = (a, tracked_a, sign_a) if tracked_a is not None else (b, tracked_b, sign_b)
+    other, other_sign = (b, sign_b) if tracked_a is not None else (a, sign_a)
+    assert tag is not None
+    known: dict[str, Any] = {"raw": tag.raw, "gate": tag.gate}
+    if not isinstance(other, Tensor) and other == 0:
+        return call.apply(Same(call.of(x), x.shape), [x], **known)
+    name = call.run.constant_name(other)
+    constant = torch.as_tensor(other, dtype=x.dtype, device=x.device).detach() * other_sign
+    rows = _rows(call, torch.broadcast_shapes(x.shape, constant.shape), x)
+    if isinstance(rule, Pass) or (tag.raw and name == "constants") or tag.gate:
+        # an offset of the input's own units, such as normalisation, is no evidence
+        return call.apply(Same(call.of(x), x.shape), [x], "Pass", rows, **known)
+    step = Sum(rows, _epsilon(rule), (sign,), constant, name)
+    return call.apply(step, [x], rule, rows, **known)
+
+
+class SumKind(nn.Module):
+    """What additions stand for in a composite's map."""
+
+
+class ProductKind(nn.Module):
+    """What products of two signals stand for in a composite's map."""
+
+
+def _epsilon(rule: Any) -> float:
+    return rule.epsilon if isinstance(rule, Epsilon) else 1e-6
+
+
+def _rows(call: Call, shape: torch.Size, x: Tensor | None = None) -> Rows:
+    """Rows of a broadcast result."""
+    n = call.run.rows.n
+    operands = call.tracked if x is None else [(x, call.run.tag(x))]
+    for t, tag in operands:
+        if tag is not None and (n == 1 or t.shape == shape):
+            return tag.rows
+    for t, tag in operands:
+        if tag is not None:
+            return tag.rows.follow(lambda shadow: shadow.expand(shape), t.shape, t.device)
+    raise AssertionError("no operand carries relevance")
+
+
+@operation("mul")
+def multiply(call: Call) -> Any:
+    """A product with a constant passes; of gate and signal, the signal takes all."""
+    return product(call, *call.arguments("input", "other"))
+
+
+def product(call: Call, a: Any, b: Any) -> Any:
+    """Relevance of ``a * b``, element by element."""
+    tag_a = call.run.tag(a) if isinstance(a, Tensor) else None
+    tag_b = call.run.tag(b) if isinstance(b, Tensor) else None
+    if tag_a is not None and tag_b is not None:
+        shape = torch.broadcast_shapes(a.shape, b.shape)
+        rows = _rows(call, shape)
+        positive = tag_a.nonnegative and tag_b.nonnegative
+        if a is b:
+            return call.apply(Same(call.of(a), a.shape), [a], nonnegative=True)
+        if bool(tag_a.gate) != bool(tag_b.gate):
+            signal = b if tag_a.gate else a
+            return call.apply(
+                Same(call.of(signal), signal.shape), [signal], "signal takes all", rows,
+                nonnegative=positive,
+            )  # fmt: skip
+        step = Product(call.of(a, b), (a.shape, b.shape))
+        both = tag_a.gate if tag_a.gate and tag_b.gate else ""
+        return call.apply(
+            step, [a, b], "half each", rows, nonnegative=positive, gate="gate" if both else ""
+        )
+    x, tag = (a, tag_a) if tag_a is not None else (b, tag_b)
+    assert tag is not None
+    other = b if tag_a is not None else a
+    rows = tag.rows
+    positive = tag.nonnegative and isinstance(other, float | int) and other >= 0
+    if isinstance(other, Tensor):
+        rows = _rows(call, torch.broadcast_shapes(x.shape, other.shape), x)
+    return call.apply(
+        Same(call.of(x), x.shape), [x], "Pass", rows,
+        raw=tag.raw, gate=tag.gate, nonnegative=positive,
+    )  # fmt: skip
+
+
+@operation("div", "rdiv", "floor_divide", "addcdiv")
+def divide(call: Call) -> Any:
+    """A denominator is held constant, as a standard deviation is (LN rule, Ali et al. 2022)."""
+    a, b = call.arguments("input", "other")
+    if call.name == "rdiv":
+        a, b = b, a
+    tag_a = call.run.tag(a) if isinstance(a, Tensor) else None
+    tag_b = call.run.tag(b) if isinstance(b, Tensor) else None
+    if tag_a is None:
+        return call.apply(
+            Same(call.of(b), b.shape), [b], rows=_result_rows(call, a, b, b), gate="gate"
+        )
+    return call.apply(
+        Same(call.of(a), a.shape), [a], rows=_result_rows(call, a, b, a),
+        raw=tag_a.raw and tag_b is None, gate=tag_a.gate,
+    )  # fmt: skip
+
+
+def _result_rows(call: Call, a: Any, b: Any, x: Tensor) -> Rows:
+    shapes = [t.shape for t in (a, b) if isinstance(t, Tensor)]
+    return _rows(call, torch.broadcast_shapes(*shapes), x)
+
+
+@operation("glu")
+def glu(call: Call) -> Any:
+    """``a * sigmoid(b)``: the gate is held constant."""
+    dim = call.arguments("input", "dim", dim=-1)[1]
+    with call.mode:
+        a, b = call.x.chunk(2, dim)
+        return a * b.sigmoid()
+
+
+@operation("addcmul")
+def addcmul(call: Call) -> Any:
+    """``c + value a b``, as the sum and product it is."""
+    c, a, b, value = call.arguments("input", "tensor1", "tensor2", "value", value=1)
+    with call.mode:
+        return c + (a * b if value == 1 else a * b * value)
+
+
+@operation("lerp")
+def lerp(call: Call) -> Any:
+    """``a + w (b - a)``, as the sums and product it is."""
+    a, b, w = call.arguments("input", "end", "weight")
+    with call.mode:
+        return a * (1 - w) + b * w

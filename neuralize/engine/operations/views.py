@@ -1,0 +1,224 @@
+"""What moves values without changing them: autograd's own gradient carries relevance exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuralize.engine.registry import Call, operation
+from neuralize.engine.rows import Rows, rows_of
+from neuralize.engine.run import Tag, replace_tensors, tensors_in
+from neuralize.errors import NoRuleError
+
+KEEPS_ORDER = ("reshape", "view", "flatten", "unflatten", "contiguous", "clone", "view_as",
+               "reshape_as", "ravel", "identity", "type_as", "to", "float", "double", "type",
+               "requires_grad_", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
+               "feature_dropout", "feature_alpha_dropout", "native_dropout", "squeeze",
+               "unsqueeze", "cpu", "cuda", "alias", "view_as_real", "lift_fresh", "detach",
+               "positive", "bfloat16", "half", "data")  # fmt: skip
+
+MOVES = ("permute", "transpose", "movedim", "moveaxis", "chunk", "split", "tensor_split", "unbind",
+         "split_with_sizes", "expand", "expand_as", "broadcast_to", "narrow", "select", "getitem",
+         "index_select", "gather", "take_along_dim", "flip", "fliplr", "flipud", "roll", "rot90",
+         "repeat", "tile", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle",
+         "channel_shuffle", "native_channel_shuffle", "t", "adjoint", "diagonal", "unfold", "take",
+         "masked_select", "unsafe_chunk", "unsafe_split", "slice", "as_strided", "tril", "triu",
+         "hsplit", "vsplit", "dsplit", "atleast_1d", "atleast_2d", "atleast_3d", "squeeze_",
+         "attribute T", "attribute mT", "attribute H", "attribute mH",
+         "swapaxes")  # fmt: skip
+
+
+@operation(*KEEPS_ORDER, *MOVES, "attribute data")
+def view(call: Call) -> Any:
+    """Views, copies, selections, casts: the gradient is the rule."""
+    x, tag = call.tracked[0]
+    if not x.is_floating_point():
+        return _tokens(call)
+    if call.name in ("detach", "attribute data"):
+        # a stop of gradients is about training; the value still comes from the input
+        result: Any = x.view_as(x)
+    elif call.name in ("half", "bfloat16"):
+        result = x.view_as(x)
+    elif call.name in ("to", "type", "type_as") and call.func is not None:
+        result = call.func(*call.args, **call.kwargs)
+        if result.is_floating_point() and result.dtype in (torch.float16, torch.bfloat16):
+            result = x.view_as(x)
+    elif call.in_place:
+        result = call.of(x)(x)
+    else:
+        result = call.func(*call.args, **call.kwargs)
+    call.run.note(call.operation)
+    known: dict[str, Any] = {"raw": tag.raw, "nonnegative": tag.nonnegative, "gate": tag.gate}
+    outputs = [t for t in tensors_in(result) if t.requires_grad]
+    if len(call.tracked) > 1 or call.run.rows.n == 1:
+        for t in outputs:
+            call.mark_like(t, **known)
+        return result
+    if call.name in KEEPS_ORDER and tag.rows.dim == 0:
+        n = tag.rows.n
+        if all(t.ndim and t.shape[0] % n == 0 for t in outputs):
+            for t in outputs:
+                call.run.mark(t, Tag(call.run, Rows(n, 0, t.shape[0] // n), **known))
+            return result
+    shadows = list(tensors_in(_on_shadow(call, x, tag)))
+    kept = [t for t in tensors_in(result) if isinstance(t, Tensor)]
+    for t, shadow in zip(kept, shadows, strict=False):
+        if t.requires_grad:
+            rows = rows_of(shadow, tag.rows.n) if shadow.shape == t.shape else call.rows_like(t)
+            call.run.mark(t, Tag(call.run, rows, **known))
+    return result
+
+
+def _on_shadow(call: Call, x: Tensor, tag: Tag) -> Any:
+    shadow = tag.rows.shadow(x.shape, x.device)
+    swap = lambda t: shadow if t is x else t  # noqa: E731
+    args, kwargs = replace_tensors(call.args, swap), replace_tensors(call.kwargs, swap)
+    if call.name in ("view", "view_as"):
+        return shadow.reshape(*(args[1:] if call.name == "view" else args[1].shape), **kwargs)
+    return call.func(*args, **kwargs)
+
+
+def _tokens(call: Call) -> Any:
+    """Views of token numbers: the leaf that stands for them moves along."""
+    run = call.run
+    ids = call.x
+    leaf = run.tokens.get(ids)
+    result = call.func(*call.args, **call.kwargs)
+    if leaf is None or not isinstance(result, Tensor) or result.is_floating_point():
+        return result
+    if call.name in ("to", "type", "clone", "contiguous", "detach"):
+        moved = leaf
+    else:
+        swap = lambda t: leaf if t is ids else t  # noqa: E731
+        moved = call.func(*replace_tensors(call.args, swap), **replace_tensors(call.kwargs, swap))
+    run.tokens[result] = moved
+    rows = call.rows_like(result)
+    if moved is not leaf:
+        run.mark(moved, Tag(run, rows))
+    result._lrp = Tag(run, rows)  # type: ignore[attr-defined]
+    return result
+
+
+@operation("pad", "reflection_pad", "constant_pad_nd", "replication_pad", "circular_pad",
+           "masked_fill", "drop_path", "stochastic_depth", "zero_pad")  # fmt: skip
+def padded(call: Call) -> Any:
+    """Padding and masking: moved values keep their relevance, constants have none to hand on."""
+    func = call.of(call.x) if call.in_place else None
+    result = func(call.x) if func is not None else call.func(*call.args, **call.kwargs)
+    call.run.note(call.operation)
+    tag = call.tag
+    rows = tag.rows if tag.rows.n == 1 or tag.rows.dim == 0 else call.rows_like(result)
+    return call.run.mark(
+        result, Tag(call.run, rows, raw=tag.raw, nonnegative=tag.nonnegative, gate=tag.gate)
+    )
+
+
+@operation("cat", "stack", "hstack", "vstack", "dstack", "column_stack", "where", "index_put",
+           "index_copy", "scatter", "select_scatter", "slice_scatter", "masked_scatter",
+           "block_diag", "meshgrid", "broadcast_tensors", "index_fill")  # fmt: skip
+def absorbing_constants(call: Call) -> Any:
+    """Signals beside constants (a class token): the constants' share stays with them, by name."""
+    run = call.run
+    shape_rows = _joined_rows(call)
+
+    def absorb(t: Tensor) -> Tensor:
+        if run.tag(t) is not None or not t.is_floating_point():
+            return t
+        rows = _constant_rows(call, t)
+        return t if rows is None else run.absorbing(t, rows)
+
+    args, kwargs = replace_tensors(call.args, absorb), replace_tensors(call.kwargs, absorb)
+    func = _out_of_place(call)
+    result = func(*args, **kwargs)
+    run.note(call.operation)
+    tags = [tag for _, tag in call.tracked]
+    known: dict[str, Any] = {
+        "raw": all(tag.raw for tag in tags),
+        "nonnegative": all(tag.nonnegative for tag in tags)
+        and len(list(tensors_in(call.args))) == len(tags),
+        "gate": tags[0].gate if all(tag.gate for tag in tags) else "",
+    }
+    for t in tensors_in(result):
+        if t.requires_grad:
+            rows = shape_rows if shape_rows is not None and shape_rows.fits(t.shape) else None
+            run.mark(t, Tag(run, rows or call.rows_like(t), **known))
+    return result
+
+
+def _out_of_place(call: Call) -> Any:
+    if not call.operation.endswith("_"):
+        return call.func
+    from neuralize.engine.registry import out_of_place
+
+    return out_of_place(call.func, call.name)
+
+
+def _joined_rows(call: Call) -> Rows | None:
+    """Rows of a join of signals, followed on their shadows."""
+    run = call.run
+    if run.rows.n == 1:
+        return run.rows
+    if call.name not in ("cat", "stack", "hstack", "vstack", "dstack"):
+        return None
+
+    def shadow(t: Tensor) -> Tensor:
+        tag = run.tag(t)
+        if tag is not None:
+            return tag.rows.shadow(t.shape, t.device)
+        rows = _constant_rows(call, t)
+        if rows is None:
+            raise NoRuleError(
+                f"{call.operation} in {run.place} joins a constant of shape {tuple(t.shape)} whose "
+                "rows cannot be told. Explain one row at a time (batch_size=1)."
+            )
+        return rows.shadow(t.shape, t.device)
+
+    args, kwargs = replace_tensors(call.args, shadow), replace_tensors(call.kwargs, shadow)
+    return rows_of(call.func(*args, **kwargs), run.rows.n)
+
+
+def _constant_rows(call: Call, t: Tensor) -> Rows | None:
+    """Rows of a constant beside signals: it lies as they do."""
+    rows = call.tag.rows
+    if rows.fits(t.shape):
+        return rows
+    if rows.dim is not None and t.ndim > rows.dim:
+        groups = t.shape[rows.dim] // rows.n
+        if rows.dim == 0 and groups * rows.n == t.shape[0] and groups:
+            return Rows(rows.n, 0, groups)
+    return None
+
+
+@operation("setitem")
+def setitem(call: Call) -> Any:
+    """``x[index] = value``: ``x`` becomes a copy in which it was written."""
+    target, index, value = call.args
+    run = call.run
+    tag = run.tag(target)
+    if tag is None:
+        # a constant that begins to carry relevance: what it keeps of its own is absorbed
+        rows = _constant_rows(call, target)
+        if rows is None:
+            rows = call.rows_like(target)
+        base = run.absorbing(target, rows).clone()
+    else:
+        rows, base = tag.rows, target.clone()
+    if isinstance(value, Tensor) and run.tag(value) is None and value.is_floating_point():
+        value = value.detach()
+    base[index] = value
+    run.note("setitem")
+    run.mark(base, Tag(run, rows))
+    run.overwrite(target, base)
+    return None
+
+
+@operation("copy")
+def copy(call: Call) -> Any:
+    """``x.copy_(source)``: ``x`` becomes the source."""
+    target, source = call.args[:2]
+    if call.run.tag(source) is None:
+        return source.detach().expand(target.shape).clone()
+    result = source.expand(target.shape).clone()
+    return call.run.mark(result, Tag(call.run, call.rows_like(result)))
