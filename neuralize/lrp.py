@@ -176,10 +176,17 @@ class Trace:
         """
         names = list(self.run.sinks)
         sinks = [self.run.sinks[name] for name in names]
-        found = torch.autograd.grad(
-            self.result, [self.leaf, *sinks], seeds.to(self.result.dtype), allow_unused=True,
-            retain_graph=self.run.keep, is_grads_batched=True,
-        )  # fmt: skip
+        inputs = [self.leaf, *sinks]
+
+        def propagate(seed: Tensor) -> tuple[Tensor, ...]:
+            found = torch.autograd.grad(
+                self.result, inputs, seed, allow_unused=True, retain_graph=self.run.keep
+            )
+            return tuple(
+                torch.zeros_like(t) if r is None else r for t, r in zip(inputs, found, strict=True)
+            )
+
+        found = torch.func.vmap(propagate)(seeds.to(self.result.dtype))
         return self._named(found, names, (len(seeds),))
 
     def _named(

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch._C import _functorch
 
 from neuralize.engine.rows import Rows
-from neuralize.rules.base import stabilize
 
 
 def is_batched(t: Tensor) -> bool:
@@ -88,18 +87,45 @@ class Map:
 
 
 class Weights:
-    """A weight and a bias with their modified copies, each made when first asked for."""
+    """A weight and a bias with their modified copies, each made when first asked for.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight = weight
+    With ``scale`` ``(c,)``, the weight is that of a map merged with the BatchNorm after it. It is
+    kept only if a rule asks for it as it is: most want a modified copy.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, scale: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self._weight = weight
+        self._scale = scale
         self.bias = bias
         self._made: dict[str, Tensor] = {}
 
-    def modified(self, name: str, make: Callable[[Tensor], Tensor], of: str = "weight") -> Tensor:
-        """``make(weight)`` or ``make(bias)``, cached by name."""
-        key = f"{of} {name}"
+    @property
+    def weight(self) -> Tensor:
+        """``W``, merged."""
+        if self._scale is None:
+            return self._weight
+        return self.modified("", lambda w: w)
+
+    def modified(self, name: str, make: Callable[[Tensor], Tensor], *, keep: bool = True) -> Tensor:
+        """``make(weight)``, found again by ``name`` unless it is not worth the memory."""
+        if name in self._made:
+            return self._made[name]
+        merged = self._made.get("")
+        if merged is None:
+            merged = self._weight if self._scale is None else self._scale(self._weight)
+        made = make(merged)
+        if keep:
+            self._made[name] = made
+        return made
+
+    def modified_bias(self, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """``make(bias)``, found again by ``name``."""
+        assert self.bias is not None
+        key = f"bias {name}"
         if key not in self._made:
-            self._made[key] = make(self.weight if of == "weight" else self.bias)  # type: ignore[arg-type]
+            self._made[key] = make(self.bias)
         return self._made[key]
 
 
@@ -172,11 +198,14 @@ class AffineCall:
     def w_ones(self) -> Tensor:
         return self.weights.modified("1", torch.ones_like)
 
-    def gamma_weights(self, gamma: float) -> tuple[Tensor, Tensor]:
-        """``P(W) = W + gamma W+`` and ``N(W) = W + gamma W-``."""
-        return (
-            self.weights.modified(f"+{gamma}", lambda w: w + gamma * w.clamp(min=0)),
-            self.weights.modified(f"-{gamma}", lambda w: w + gamma * w.clamp(max=0)),
+    def gamma_plus(self, gamma: float) -> Tensor:
+        """``P(W) = W + gamma W+``."""
+        return self.weights.modified(f"+{gamma}", lambda w: w + gamma * w.clamp(min=0))
+
+    def gamma_minus(self, gamma: float) -> Tensor:
+        """``N(W) = W + gamma W-``; rarely needed in networks of ReLUs, so not kept."""
+        return self.weights.modified(
+            f"-{gamma}", lambda w: w + gamma * w.clamp(max=0), keep=not self.nonnegative
         )
 
     def bias(self, zero_params: tuple[str, ...], form: str = "") -> Tensor | None:
@@ -187,12 +216,12 @@ class AffineCall:
         if not form:
             return b
         if form == "2":
-            return self.weights.modified(form, lambda b: b**2, "bias")
+            return self.weights.modified_bias(form, lambda b: b**2)
         sign = {"min": 0} if form[0] == "+" else {"max": 0}
         if len(form) == 1:
-            return self.weights.modified(form, lambda b: b.clamp(**sign), "bias")
+            return self.weights.modified_bias(form, lambda b: b.clamp(**sign))
         gamma = float(form[1:])
-        return self.weights.modified(form, lambda b: b + gamma * b.clamp(**sign), "bias")
+        return self.weights.modified_bias(form, lambda b: b + gamma * b.clamp(**sign))
 
     # -- the map -----------------------------------------------------------------------------
 
@@ -227,20 +256,23 @@ class AffineCall:
             return y
         return self.z
 
-    def signs(self, relevance: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Where ``z > 0`` and where ``z < 0``; None for the latter if no relevance arrives there.
+    def by_sign(self, relevance: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Relevance where ``z > 0`` and where ``z < 0``; None for the latter if there is none.
 
-        Under a ReLU none does, and a look saves two passes.
+        Under a ReLU there is none, and a look saves two passes. What arrives where ``z = 0`` has no
+        direction to go, and the stabilizer takes it.
         """
-        if self.saved_z is None and self.rectified is not None:
-            above = self.rectified > 0
-            if not self._any(relevance, ~above):
-                return above, None
-        above, below = self.z > 0, self.z < 0
-        undecided = ~(above | below)
-        if self._any(relevance, undecided):
-            self._add("stabilizer", self.rows.sum(relevance * undecided))
-        return above, below if self._any(relevance, below) else None
+        y = self.rectified
+        if self.saved_z is None and y is not None and not self._any(relevance, y <= 0):
+            return relevance, None
+        z = self.z
+        above = relevance * (z > 0)
+        below = relevance - above
+        if int(torch.count_nonzero(z)) < z.numel():
+            undecided = below * (z == 0)
+            self._add("stabilizer", self.rows.sum(undecided))
+            below = below - undecided
+        return above, below if bool(plain(below).any()) else None
 
     @staticmethod
     def _any(relevance: Tensor, mask: Tensor) -> bool:
@@ -270,34 +302,65 @@ class AffineCall:
     # -- accounts ----------------------------------------------------------------------------
 
     def share(
-        self, relevance: Tensor, d: Tensor, bias: Tensor | None, epsilon: float, factor: float = 1.0
+        self,
+        relevance: Tensor,
+        d: Tensor,
+        bias: Tensor | None,
+        epsilon: float,
+        factor: float = 1.0,
+        *,
+        fresh: bool = False,
+        sign: int = 0,
     ) -> Tensor:
-        """``s = factor R / stab(d)``, noting what bias and stabilizer take of it."""
-        if epsilon:
-            s = relevance / stabilize(d, epsilon)
-        else:
+        """``s = factor R / stab(d)``, noting what bias and stabilizer take of it.
+
+        ``fresh`` promises that ``d`` is no one else's, so that its memory may be used; ``sign`` that
+        ``d`` is positive, or negative, wherever relevance arrives.
+        """
+        if not epsilon:
             s = relevance / torch.where(d == 0, torch.full_like(d, torch.inf), d)
+            s = s if factor == 1 else s * factor
+            self._add("stabilizer", self.rows.sum(relevance) * factor - self.rows.sum(s * d))
+            self._note_bias(s, bias)
+            return s
+        # What the stabilizer takes is sum s * shift, with shift = eps sign(d).
+        shift: Tensor | None = None
+        if sign and fresh:
+            d = d.clamp_(min=0).add_(epsilon) if sign > 0 else d.clamp_(max=0).sub_(epsilon)
+        else:
+            shift = torch.copysign(torch.as_tensor(epsilon, dtype=d.dtype, device=d.device), d)
+            d = d.add_(shift) if fresh else d + shift
+        if is_batched(relevance) or d.shape != relevance.shape:
+            s = relevance / d
+        else:
+            s = torch.div(relevance, d, out=d)
         if factor != 1:
             s = s * factor
-        given = self.rows.sum(relevance)
-        taken = self.rows.sum(s * d)
-        self._add("stabilizer", given * factor - taken)
-        if bias is not None:
-            self._add("bias", self._bias_share(s, bias))
+        summed = self._note_bias(s, bias)
+        if shift is not None:
+            self._add("stabilizer", self.rows.dot(s, shift))
+        else:
+            total = self.rows.sum(s) if summed is None else summed.sum(1)
+            self._add("stabilizer", total * (epsilon * sign))
         return s
 
-    def _bias_share(self, s: Tensor, bias: Tensor) -> Tensor:
+    def _note_bias(self, s: Tensor, bias: Tensor | None) -> Tensor | None:
+        """What the bias takes; returns the sums per row and channel ``(n, c)`` if it made them."""
+        if bias is None:
+            return None
         channel = self.map.channel_dim(s)
         if self.rows.dim == 0 and self.rows.groups == 1 and channel > 0:
             n, c = s.shape[0], s.shape[channel]
-            if self.map.is_linear:
-                return s.reshape(n, -1, c).sum(1) @ bias
-            return s.reshape(n, c, -1).sum(2) @ bias
+            summed = s.reshape(n, -1, c).sum(1) if self.map.is_linear else s.flatten(2).sum(2)
+            self._add("bias", summed @ bias)
+            return summed
         shape = [1] * s.ndim
         shape[channel] = -1
-        return self.rows.sum(s * bias.reshape(shape))
+        self._add("bias", self.rows.sum(s * bias.reshape(shape)))
+        return None
 
     def ignore(self, relevance: Tensor) -> None:
+        """All of it stays here."""
         self._add("ignored", self.rows.sum(relevance))
 
     def _add(self, name: str, share: Tensor) -> None:

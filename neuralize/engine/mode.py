@@ -29,9 +29,22 @@ class Mode(TorchFunctionMode):
     def __init__(self, run: Run) -> None:
         super().__init__()
         self.run = run
+        self._refused: NoRuleError | None = None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        # torch's operators turn every TypeError, and so a refusal, into "unsupported operand"
+        if self._refused is not None and isinstance(error, TypeError):
+            raise self._refused from None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        try:
+            return self._meet(func, args, kwargs or {})
+        except NoRuleError as error:
+            self._refused = error
+            raise
+
+    def _meet(self, func: Any, args: Any, kwargs: Any) -> Any:
         run = self.run
         if run.foreign:
             return func(*args, **kwargs)

@@ -144,19 +144,6 @@ class Call:
     def rule(self, kind: type[nn.Module], first: bool = False) -> Rule:
         return self.run.rule(kind, self.name, first)
 
-    def outside(self) -> Callable[..., Any]:
-        """The function, out of place, on plain tensors; other arguments as they are."""
-        func, kwargs, args = self.func, dict(self.kwargs), self.args
-        if "inplace" in kwargs:
-            kwargs["inplace"] = False
-        names = _parameters(func)
-        if "inplace" in names and names.index("inplace") < len(args):
-            at = names.index("inplace")
-            args = (*args[:at], False, *args[at + 1 :])
-        if self.operation.endswith("_"):
-            func = out_of_place(func, self.name)
-        return lambda: func(*args, **kwargs)
-
     def of(self, *inputs: Tensor) -> Callable[..., Tensor]:
         """The operation as a function of some of its operands, the others as they are."""
         func = self.func
@@ -234,11 +221,12 @@ class Call:
         )
 
     def finish(self, result: Any) -> Any:
-        """Let an operation in place replace its operand."""
-        if self.in_place and isinstance(result, Tensor) and self.args:
-            target = self.args[0]
-            if isinstance(target, Tensor) and target is not result:
-                self.run.overwrite(target, result)
+        """Let an operation in place replace its operand; one with ``out=``, that tensor."""
+        target = self.kwargs.get("out")
+        if self.in_place:
+            target = self.args[0] if self.args else self.kwargs.get("input")
+        if isinstance(result, Tensor) and isinstance(target, Tensor) and target is not result:
+            self.run.overwrite(target, result)
         return result
 
 

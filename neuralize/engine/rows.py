@@ -58,6 +58,13 @@ class Rows:
             0, index.to(values.device), flat
         )
 
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """Sum of ``a * b`` for every row ``(n,)``, without forming the product where it can."""
+        if self.dim == 0 and a.shape == b.shape:
+            dot: Tensor = torch.linalg.vecdot(a.reshape(self.n, -1), b.reshape(self.n, -1))
+            return dot
+        return self.sum(a * b)
+
     def fits(self, shape: torch.Size | tuple[int, ...]) -> bool:
         """Whether a tensor of ``shape`` can have these rows."""
         if self.n == 1:

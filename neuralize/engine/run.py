@@ -199,24 +199,29 @@ class Run:
         Nothing is written into memory that a rule may have kept; a view's base gets a copy.
         """
         base = target._base
-        if base is not None and (self.tag(base) is not None or base in self.alias):
-            whole = self.resolve(base)
-            if whole.shape == base.shape and target.numel() != base.numel():
-                tag = self.tag(whole)
-                fresh = whole.clone()
-                fresh.as_strided(target.size(), target.stride(), target.storage_offset()).copy_(
-                    value
-                )
-                assert tag is not None
-                self.alias[base] = self.mark(fresh, Tag(self, tag.rows))
-            elif whole.shape == base.shape:
-                fresh = (
-                    value.as_strided(base.size(), base.stride(), 0)
-                    if value.is_contiguous()
-                    else value.reshape(base.shape)
-                )
-                self.alias[base] = self.mark(fresh, Tag(self, self.tag(whole).rows))  # type: ignore[union-attr]
+        if base is not None and base.is_floating_point():
+            tag = self.tag(self.resolve(base)) or self.tag(value)
+            assert tag is not None
+            if self.tag(self.resolve(base)) is None:
+                # a constant into which signals are written: what it keeps of its own is absorbed
+                rows = tag.rows if tag.rows.fits(base.shape) else self._rows_of_base(base)
+                self.alias[base] = self.absorbing(base, rows)
+                tag = Tag(self, rows)
+            fresh = _laid_out(self.resolve(base), base)
+            _view_of(fresh, base, target).copy_(value)
+            self.alias[base] = self.mark(fresh, Tag(self, tag.rows))
         self.alias[target] = value
+
+    def _rows_of_base(self, base: Tensor) -> Rows:
+        """Rows of a constant that signals are written into: the batch comes first."""
+        n = self.rows.n
+        if base.ndim and base.shape[0] % n == 0:
+            return Rows(n, 0, base.shape[0] // n)
+        raise NoRuleError(
+            f"An operation in place in {self.place} writes signals into constants of shape "
+            f"{tuple(base.shape)}, whose rows cannot be told. Explain one row at a time "
+            "(batch_size=1)."
+        )
 
     @contextmanager
     def foreign_hooks(self) -> Iterator[None]:
@@ -271,10 +276,43 @@ class Run:
             return self.apply(MeterAbove(meter), [output], "module", meter.name, rows=rows)
 
     def resolve(self, t: Tensor) -> Tensor:
-        """What a tensor became by operations in place."""
-        while t in self.alias:
-            t = self.alias[t]
-        return t
+        """What a tensor became by operations in place, on it or on the tensor it is a view of."""
+        while True:
+            if t in self.alias:
+                t = self.alias[t]
+            elif (base := t._base) is not None and base in self.alias:
+                self.alias[t] = self._renewed(t, base)
+            else:
+                return t
+
+    def _renewed(self, view: Tensor, base: Tensor) -> Tensor:
+        """A view that was taken before its base was overwritten, as it reads now."""
+        whole = self.resolve(base)
+        tag = self.tag(whole)
+        if tag is None:
+            return _view_of(whole, base, view)
+        with torch.enable_grad():
+            fresh = _view_of(whole, base, view)
+        rows = tag.rows.follow(lambda t: _view_of(t, base, view), whole.shape, whole.device)
+        return self.mark(fresh, Tag(self, rows))
+
+
+def _laid_out(t: Tensor, like: Tensor) -> Tensor:
+    """A copy of ``t`` in memory as ``like`` is, so that views of the one are views of the other."""
+    if t.shape != like.shape:
+        raise NoRuleError(
+            f"An operation in place turned shape {tuple(like.shape)} into {tuple(t.shape)} below "
+            "its views. Write it out of place."
+        )
+    return torch.empty_strided(like.shape, like.stride(), dtype=t.dtype, device=t.device).copy_(t)
+
+
+def _view_of(whole: Tensor, base: Tensor, view: Tensor) -> Tensor:
+    """What ``view`` is of ``base``, taken of ``whole``."""
+    if whole.stride() != base.stride() or whole.shape != base.shape:
+        whole = _laid_out(whole, base)
+    offset = whole.storage_offset() + view.storage_offset() - base.storage_offset()
+    return whole.as_strided(view.size(), view.stride(), offset)
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:

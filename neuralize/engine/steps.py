@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralize.engine.affine import is_batched, plain
+from neuralize.engine.affine import plain
 from neuralize.engine.rows import Rows
 from neuralize.rules.base import stabilize
 
@@ -114,11 +114,14 @@ def share(r: Tensor, z: Tensor, epsilon: float) -> Tensor:
     return r / torch.where(z == 0, torch.full_like(z, torch.inf), z)
 
 
-def times(own: Tensor, x: Tensor) -> Tensor:
-    """``own * x``; in place where ``own`` is ours, of the right shape and no batch of targets."""
-    if is_batched(own) or own.shape != torch.broadcast_shapes(own.shape, x.shape):
-        return own * x
-    return own.mul_(x)
+def share_of(r: Tensor, z: Tensor, epsilon: float, rows: Rows) -> tuple[Tensor, Tensor]:
+    """``s = R / stab(z)``, and what the stabilizer takes of ``R``, per row ``(n,)``."""
+    if not epsilon:
+        s = share(r, z, epsilon)
+        return s, rows.sum(r) - rows.sum(s * z)
+    shift = torch.copysign(torch.as_tensor(epsilon, dtype=z.dtype, device=z.device), z)
+    s = r / (z + shift)
+    return s, rows.dot(s, shift)
 
 
 def fold_to(r: Tensor, shape: torch.Size) -> Tensor:
@@ -201,10 +204,11 @@ class Euler(Step):
 
     def split(self, relevance: Tensor) -> tuple[Sequence[Tensor | None], Shares]:
         assert self.z is not None
-        s = share(relevance, self.z, self.epsilon)
+        s, lost = share_of(relevance, self.z, self.epsilon, self.rows)
         own = transpose_of(self.f, *self.xs)(s if self.degree == 1 else s / self.degree)
-        parts = [times(g, x) for x, g in zip(self.xs, own, strict=True)]
-        return parts, {"stabilizer": self.rows.sum(relevance) - self.rows.sum(s * self.z)}
+        # not in place: the transpose of a sum or a view is no memory of its own
+        parts = [g * x for x, g in zip(self.xs, own, strict=True)]
+        return parts, {"stabilizer": lost}
 
     def release(self) -> None:
         self.xs, self.z = (), None
@@ -229,6 +233,7 @@ class Sum(Step):
         self.sinks = ("stabilizer",) if constant is None else ("stabilizer", name)
         self.xs: tuple[Tensor, ...] = ()
         self.z: Tensor | None = None
+        self.y: Tensor | None = None
 
     def compute(self, *inputs: Tensor) -> Tensor:
         self.xs = inputs
@@ -242,10 +247,19 @@ class Sum(Step):
     def kept(self, z: Tensor) -> None:
         self.z = z
 
+    def rectified(self, y: Tensor) -> None:
+        self.z, self.y = None, y
+
+    def _output(self, relevance: Tensor) -> Tensor:
+        if self.z is not None:
+            return self.z
+        if self.y is not None and not bool((plain(relevance).ne(0) & (self.y <= 0)).any()):
+            return self.y
+        return self.compute(*self.xs)
+
     def split(self, relevance: Tensor) -> tuple[Sequence[Tensor | None], Shares]:
-        assert self.z is not None
-        s = share(relevance, self.z, self.epsilon)
-        shares = {"stabilizer": self.rows.sum(relevance) - self.rows.sum(s * self.z)}
+        s, lost = share_of(relevance, self._output(relevance), self.epsilon, self.rows)
+        shares = {"stabilizer": lost}
         if self.constant is not None:
             shares[self.name] = self.rows.sum(s * self.constant)
         parts = [
@@ -255,7 +269,7 @@ class Sum(Step):
         return parts, shares
 
     def release(self) -> None:
-        self.xs, self.z = (), None
+        self.xs, self.z, self.y = (), None, None
 
 
 class Product(Step):

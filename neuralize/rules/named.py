@@ -99,11 +99,12 @@ class ZPlus(Rule):
     def split(self, call: AffineCall, relevance: Tensor) -> Tensor:
         b = call.bias(self.zero_params, "+")
         if call.nonnegative:
-            s = call.share(relevance, call.forward(call.x, call.w_plus, b), b, self.epsilon)
+            d = call.forward(call.x, call.w_plus, b)
+            s = call.share(relevance, d, b, self.epsilon, fresh=True, sign=1)
             return call.times_x(call.transposed(s, call.w_plus))
         up, down = positive(call.x), negative(call.x)
         d = call.forward(up, call.w_plus, b).add_(call.forward(down, call.w_minus))
-        s = call.share(relevance, d, b, self.epsilon)
+        s = call.share(relevance, d, b, self.epsilon, fresh=True, sign=1)
         r = call.transposed(s, call.w_plus) * up
         return r + call.transposed(s, call.w_minus) * down
 
@@ -163,21 +164,35 @@ class Gamma(Rule):
     def split(self, call: AffineCall, relevance: Tensor) -> Tensor:
         b_plus = call.bias(self.zero_params, f"+{self.gamma}")
         b_minus = call.bias(self.zero_params, f"-{self.gamma}")
-        w_plus, w_minus = call.gamma_weights(self.gamma)
-        above, below = call.signs(relevance)
+        above, below = call.by_sign(relevance)
         up = call.x if call.nonnegative else positive(call.x)
         down = None if call.nonnegative else negative(call.x)
+        w_plus = call.gamma_plus(self.gamma)
+        w_minus = w_plus if down is None and below is None else call.gamma_minus(self.gamma)
 
-        def branch(mask: Tensor, w: Tensor, w_down: Tensor, b: Tensor | None) -> Tensor:
+        def denominator(w: Tensor, w_down: Tensor, b: Tensor | None) -> Tensor:
             d = call.forward(up, w, b)
-            if down is not None:
-                d += call.forward(down, w_down)
-            s = call.share(relevance * mask, d, b, self.epsilon)
-            r = call.transposed(s, w) * up
-            return r if down is None else r + call.transposed(s, w_down) * down
+            return d if down is None else d.add_(call.forward(down, w_down))
 
-        r = branch(above, w_plus, w_minus, b_plus)
-        return r if below is None else r + branch(below, w_minus, w_plus, b_minus)
+        def split(
+            r: Tensor, d: Tensor, w: Tensor, w_down: Tensor, b: Tensor | None, sign: int
+        ) -> Tensor:
+            s = call.share(r, d, b, self.epsilon, fresh=True, sign=sign)
+            if down is None:
+                return call.times_x(call.transposed(s, w))
+            return call.transposed(s, w) * up + call.transposed(s, w_down) * down
+
+        # d has the sign of z, unless its bias was left out
+        sign = 0 if self.zero_params else 1
+        d = denominator(w_plus, w_minus, b_plus)
+        if below is None:
+            return split(above, d, w_plus, w_minus, b_plus, sign)
+        if down is None and not self.zero_params:
+            n = (call.z * (2 + self.gamma)).sub_(d)  # since P(w) + N(w) = (2 + gamma) w
+        else:
+            n = denominator(w_minus, w_plus, b_minus)
+        r = split(above, d, w_plus, w_minus, b_plus, sign)
+        return r + split(below, n, w_minus, w_plus, b_minus, -sign)
 
 
 @dataclass(frozen=True)
@@ -196,8 +211,8 @@ class ZBox(Rule):
     def split(self, call: AffineCall, relevance: Tensor) -> Tensor:
         low, high = call.bound(self.low), call.bound(self.high)
         d = call.forward(call.x, call.weight)
-        d = d - call.forward(low, call.w_plus) - call.forward(high, call.w_minus)
-        s = call.share(relevance, d, None, self.epsilon)
+        d = d.sub_(call.forward(low, call.w_plus)).sub_(call.forward(high, call.w_minus))
+        s = call.share(relevance, d, None, self.epsilon, fresh=True)
         # W = W+ + W-: two backward passes instead of three
         r = call.transposed(s, call.w_plus) * (call.x - low)
         return r + call.transposed(s, call.w_minus) * (call.x - high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuralize.engine.affine import AffineCall, Map, Weights
+from neuralize.engine.operations.views import view
 from neuralize.engine.registry import Call, operation
 from neuralize.engine.rows import Rows
 from neuralize.engine.run import Origin, Tag
-from neuralize.engine.steps import Euler, Same, Shares, Step, Stop
+from neuralize.engine.steps import Euler, Same, Shares, Step, Stop, share
+from neuralize.errors import NoRuleError
 from neuralize.rules.named import Epsilon, Gamma, Gradient, Ignore, Norm, Pass, Rule
 
 KINDS: dict[str, type[nn.Module]] = {
@@ -27,6 +30,10 @@ KINDS: dict[str, type[nn.Module]] = {
 }
 
 
+def _done(x: Tensor) -> Tensor:
+    raise AssertionError("a step computes once")
+
+
 class Affine(Step):
     """An affine map under its rule."""
 
@@ -36,8 +43,10 @@ class Affine(Step):
         self.call, self.rule, self.f = call, rule, f
 
     def compute(self, *inputs: Tensor) -> Tensor:
+        # used once, and it may hold the output that BatchNorm takes
+        f, self.f = self.f, _done
         self.call.x = inputs[0]
-        return self.f(inputs[0])
+        return f(inputs[0])
 
     def kept(self, z: Tensor) -> None:
         if isinstance(self.rule, Epsilon | Gamma):
@@ -91,13 +100,33 @@ def affine(call: Call) -> Any:
         mapping = Map(name, _tuple(stride, nd), _tuple(padding, nd), dilation, (0,) * nd, groups)
     tag = call.run.tag(x)
     if tag is None:
-        # Only the weight carries relevance: the map is linear in it all the same.
-        step = Euler(call.of(weight), 1, call.tag.rows, 1e-9)
-        return call.apply(step, [weight], "Epsilon")
+        return _weight_alone(call, x, weight, bias, mapping)
     rule = call.rule(KINDS[name], first=tag.raw)
     origin = Origin(x, mapping, weight.detach(), None if bias is None else bias.detach(),
                     call.run.path, rule, tag.raw)  # fmt: skip
     return run_affine(call, origin, tag)
+
+
+def _weight_alone(call: Call, x: Tensor, weight: Any, bias: Any, mapping: Map) -> Tensor:
+    """A constant under a weight that carries relevance: linear in the weight all the same."""
+    if call.run.rows.n > 1:
+        raise NoRuleError(
+            f"{call.name} in {call.run.place} has a weight made of the whole batch, so relevance "
+            "cannot be told apart by row. Explain one row at a time (batch_size=1)."
+        )
+    if call.run.tag(weight) is None:
+        raise NoRuleError(
+            f"{call.name} in {call.run.place} adds a signal, its bias, to constants: no rule. "
+            "Write it as an addition."
+        )
+    z = call.apply(
+        Euler(lambda w: mapping.forward(x, w), 1, call.run.rows, 1e-9), [weight], "Epsilon"
+    )
+    if bias is None:
+        return z
+    with call.mode:
+        shape = [-1] if mapping.is_linear else [-1, *[1] * (weight.ndim - 2)]
+        return torch.add(z, bias.reshape(shape))
 
 
 def run_affine(
@@ -115,7 +144,9 @@ def run_affine(
         if scale is None:
             return Weights(weight, bias)
         a, b, _ = scale
-        return Weights(mapping.scaled(weight, a), b if bias is None else a * bias + b)
+        return Weights(
+            weight, b if bias is None else a * bias + b, partial(mapping.scaled, scale=a)
+        )
 
     if scale is not None:
         sources += scale[2]
@@ -125,7 +156,7 @@ def run_affine(
         def f(x: Tensor) -> Tensor:
             return mapping.forward(x, weight, bias)  # type: ignore[no-any-return]
 
-    rows = _rows_after(tag.rows, origin.x, mapping)
+    rows = _rows_after(call, tag.rows, origin.x, mapping, weight.shape[0])
     inner = AffineCall(mapping, weights, origin.x.detach(), rows, tag.nonnegative)
     step: Step
     if isinstance(origin.rule, Ignore):
@@ -139,19 +170,19 @@ def run_affine(
     return call.apply(step, [origin.x], origin.rule, rows, origin=origin if scale is None else None)
 
 
-def _rows_after(rows: Rows, x: Tensor, mapping: Map) -> Rows:
+def _rows_after(call: Call, rows: Rows, x: Tensor, mapping: Map, width: int) -> Rows:
     """Rows of the output: the last dimension changes (linear), or all but batch and channel."""
-    if rows.n == 1:
+    untouched = x.ndim - 1 if mapping.is_linear else x.ndim - int(mapping.kind[-2]) - 1
+    if rows.n == 1 or (rows.dim is not None and rows.dim < untouched):
         return rows
-    if rows.dim is not None and rows.dim < (x.ndim - 1 if mapping.is_linear else 1):
-        return rows
-    if rows.index is not None and mapping.is_linear and _same_along_last(rows.index):
-        return Rows(rows.n, None, 1, rows.index[..., :1])
-    raise ValueError("The batch lies in a dimension that this map mixes.")
-
-
-def _same_along_last(index: Tensor) -> bool:
-    return bool((index == index[..., :1]).all())
+    if rows.index is not None:
+        line = rows.index[..., :1]
+        if mapping.is_linear and bool((rows.index == line).all()):
+            return Rows(rows.n, None, 1, line.expand(*line.shape[:-1], width))
+    raise NoRuleError(
+        f"{call.name} in {call.run.place} mixes the rows of the batch, so relevance cannot be told "
+        "apart by row. Explain one row at a time (batch_size=1)."
+    )
 
 
 def _tuple(value: Any, nd: int) -> tuple[int, ...]:
@@ -178,26 +209,37 @@ def batch_norm(call: Call) -> Any:
 
     Anywhere else it is an element-wise map of its own.
     """
-    x, mean, var, weight, bias, training, eps = call.arguments(
-        "input", "running_mean", "running_var", "weight", "bias", "training", "eps",
-        training=False, eps=1e-5,
-    ) if call.operation != "batch_norm" or _is_functional(call) else _torch_batch_norm(call)  # fmt: skip
-    if training or mean is None:
-        return _batch_statistics(call, x)
-    a, b = scale_and_shift(mean, var, weight, bias, eps)
-    tag = call.tag
-    origin = tag.origin
-    f = call.of(call.x)
+    names = NORM_ARGUMENTS if call.func is F.batch_norm else TORCH_NORM_ARGUMENTS
+    given = dict(zip(names, call.arguments(*names, eps=1e-5), strict=True))
+    x, mean, var = call.x, given["running_mean"], given["running_var"]
+    if given["training"] or mean is None:
+        raise NoRuleError(
+            f"BatchNorm in {call.run.place} uses the statistics of its batch, so rows explain one "
+            "another. Put it into evaluation mode with running statistics (module.eval())."
+        )
+    weight, bias = given["weight"], given["bias"]
+    a, b = scale_and_shift(mean, var, weight, bias, given["eps"])
+    origin = call.tag.origin
+    f = call.of(x)
     if origin is not None and (not origin.map.is_linear or x.ndim == 2):
         z = x.detach()
         source_tag = call.run.tag(origin.x)
         assert source_tag is not None
         return run_affine(
-            call, origin, source_tag, lambda _: f(z),
-            (a, b, (mean, var, weight, bias)),
-        )  # fmt: skip
-    rule = call.rule(nn.BatchNorm2d)
-    return elementwise_affine(call, rule, a, b, 1)
+            call, origin, source_tag, lambda _: f(z), (a, b, (mean, var, weight, bias))
+        )
+    return elementwise_affine(call, call.rule(nn.BatchNorm2d), a, b, 1)
+
+
+NORM_ARGUMENTS = (
+    "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps",
+)  # fmt: skip
+"""Parameters of ``F.batch_norm``, in order."""
+
+TORCH_NORM_ARGUMENTS = (
+    "input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps",
+)  # fmt: skip
+"""Parameters of ``torch.batch_norm``, in order."""
 
 
 def scale_and_shift(
@@ -209,26 +251,6 @@ def scale_and_shift(
         a = a if weight is None else a * weight
         b = -mean * a
         return a, b if bias is None else b + bias
-
-
-def _is_functional(call: Call) -> bool:
-    return call.func is F.batch_norm
-
-
-def _torch_batch_norm(call: Call) -> list[Any]:
-    x, weight, bias, mean, var, training, _, eps = call.arguments(
-        "input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"
-    )
-    return [x, mean, var, weight, bias, training, eps]
-
-
-def _batch_statistics(call: Call, x: Tensor) -> Any:
-    from neuralize.errors import NoRuleError
-
-    raise NoRuleError(
-        f"BatchNorm in {call.run.place} uses the statistics of its batch, so rows explain one "
-        "another. Put it into evaluation mode with running statistics (module.eval())."
-    )
 
 
 class ElementwiseAffine(Step):
@@ -247,8 +269,6 @@ class ElementwiseAffine(Step):
         self.z = z
 
     def split(self, relevance: Tensor) -> tuple[Sequence[Tensor | None], Shares]:
-        from neuralize.engine.steps import share
-
         s = share(relevance, self.z, self.epsilon)
         shares = {"stabilizer": self.rows.sum(relevance) - self.rows.sum(s * self.z)}
         if self.b is not None:
@@ -270,8 +290,6 @@ def elementwise_affine(call: Call, rule: Rule, a: Tensor, b: Tensor | None, chan
         b = None if b is None else b.reshape(shape)
         step = ElementwiseAffine(f, a.reshape(shape), b, tag.rows, rule.epsilon)
         return call.apply(step, rule=rule)
-    from neuralize.errors import NoRuleError
-
     raise NoRuleError(
         f"{rule} is no rule for {call.name} in {call.run.place}; use Pass, Norm or Epsilon."
     )
@@ -297,8 +315,6 @@ def embedding(call: Call) -> Any:
     leaf = call.run.tokens.get(ids)
     if leaf is None:
         # relevance in the table itself: a lookup that moves values
-        from neuralize.engine.operations.views import view
-
         return view(call)
     rows = call.tag.rows
     func, args, kwargs = call.func, call.args, call.kwargs

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuralize.engine.registry import Call, operation
-from neuralize.engine.rows import Rows
+from neuralize.engine.rows import Rows, rows_of
+from neuralize.engine.run import replace_tensors, tensors_in
 from neuralize.engine.steps import Euler, Shares, Step, share
 from neuralize.errors import NoRuleError
 from neuralize.rules.named import AttnLRP
@@ -48,16 +49,22 @@ class Softmax(Step):
         return [r], {"softmax": self.rows.sum(relevance) - self.rows.sum(r)}
 
 
+_WITH_ADDEND = {
+    "addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2"), "addbmm": ("batch1", "batch2"),
+    "addmv": ("mat", "vec"),
+}  # fmt: skip
+
+
 @operation("matmul", "bmm", "rmatmul", "mv", "mm", "dot", "inner", "einsum", "tensordot", "baddbmm",
-           "addmm", "addbmm", "kron", "outer", "vdot", "multi_dot", "bilinear")  # fmt: skip
+           "addmm", "addbmm", "addmv", "kron", "outer", "vdot", "multi_dot",
+           "chain_matmul")  # fmt: skip
 def matrix_product(call: Call) -> Any:
     """Products of matrices: with a constant, a linear layer; of two signals, degree two."""
     name = call.name
-    if name in ("addmm", "baddbmm", "addbmm"):
+    if name in _WITH_ADDEND:
         bias, a, b, beta, alpha = call.arguments(
-            "input", "mat1" if name == "addmm" else "batch1",
-            "mat2" if name == "addmm" else "batch2", "beta", "alpha", beta=1, alpha=1,
-        )  # fmt: skip
+            "input", *_WITH_ADDEND[name], "beta", "alpha", beta=1, alpha=1
+        )
         with call.mode:
             if (
                 name == "addmm"
@@ -119,15 +126,82 @@ def _transposed_weight(call: Call, other: Tensor) -> Tensor:
 
 
 def _product_rows(call: Call) -> Rows:
-    """Rows of a product of matrices: the batch dimensions stay where they are."""
-    if call.run.rows.n == 1:
-        return call.run.rows
+    """Rows of a product of matrices.
+
+    The leading dimensions of a batched product stay where they are, and ``einsum`` says where its
+    letters go. Any other product is told by
+    its own linearity: with row numbers for one factor and ones for the others it sums the numbers
+    of each entry, and the mean of their squares is the square of their mean only if all are one.
+    """
+    x, tag = call.tracked[0]
+    rows = tag.rows
+    if rows.n == 1:
+        return rows
+    operands = list(tensors_in((call.args, call.kwargs)))
+    alike = all(other.rows == rows and t.ndim == x.ndim for t, other in call.tracked)
+    if call.name in ("matmul", "bmm") and rows.dim is not None and alike:
+        if rows.dim < x.ndim - 2 and x.ndim == max(t.ndim for t in operands):
+            return rows
+    elif call.name == "einsum" and rows.dim is not None and rows.groups == 1:
+        found = _einsum_dim(call, operands)
+        if found is not None:
+            return Rows(rows.n, found)
     with torch.no_grad():
-        args = tuple(a.detach() if isinstance(a, Tensor) else a for a in call.args)
-        if call.name == "einsum" and len(args) == 2 and isinstance(args[1], list | tuple):
-            args = (args[0], [a.detach() for a in args[1]])
-        shape = call.func(*args, **call.kwargs)
-    return call.rows_like(shape)
+        shadows = []
+        for x, tag in {id(t): (t, tag) for t, tag in call.tracked}.values():
+            numbers = tag.rows.shadow(x.shape, x.device).double() + 1
+            once = 1 / sum(t is x for t in operands)  # a factor of itself
+            count, mean, square = (
+                _with_ones(call, x, numbers ** (power * once)) for power in (0, 1, 2)
+            )
+            mean = mean / count
+            if bool(((square / count - mean**2).abs() > 1e-6 * mean**2).any()):
+                raise _mixed(call)
+            shadows.append(mean.round() - 1)
+        if any(not torch.equal(shadow, shadows[0]) for shadow in shadows[1:]):
+            raise _mixed(call)
+    return rows_of(shadows[0].int(), rows.n)
+
+
+def _einsum_dim(call: Call, operands: Sequence[Tensor]) -> int | None:
+    """Where the letter of the rows goes, if all signals have it and the equation is plain."""
+    equation = call.args[0]
+    if not isinstance(equation, str) or "->" not in equation or "." in equation:
+        return None
+    terms, _, result = equation.replace(" ", "").partition("->")
+    letters = set()
+    for t, term in zip(operands, terms.split(","), strict=True):
+        tag = call.run.tag(t)
+        if tag is not None:
+            dim, groups = tag.rows.dim, tag.rows.groups
+            letters.add(term[dim] if dim is not None and groups == 1 else "")
+    letter = letters.pop()
+    return result.index(letter) if not letters and letter and letter in result else None
+
+
+def _with_ones(call: Call, x: Tensor, value: Tensor) -> Tensor:
+    """The product with ``value`` in place of ``x``, and ones for the other factors."""
+    swap = lambda t: value if t is x else torch.ones_like(t, dtype=value.dtype)  # noqa: E731
+    result: Tensor = call.func(
+        *replace_tensors(call.args, swap), **replace_tensors(call.kwargs, swap)
+    )
+    return result
+
+
+def _mixed(call: Call) -> NoRuleError:
+    return NoRuleError(
+        f"{call.operation} in {call.run.place} mixes the rows of the batch, so relevance cannot be "
+        "told apart by row. Explain one row at a time (batch_size=1)."
+    )
+
+
+@operation("bilinear")
+def bilinear(call: Call) -> Any:
+    """``x W y + b``, as the products and sum it is."""
+    a, b, weight, bias = call.arguments("input1", "input2", "weight", "bias")
+    with call.mode:
+        z = torch.einsum("...i,kij,...j->...k", a, weight, b)
+        return z if bias is None else z + bias
 
 
 class ScaledDotProduct(Step):
@@ -200,7 +274,11 @@ def scaled_dot_product_attention(call: Call) -> Any:
         "query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa",
         dropout_p=0.0, is_causal=False, enable_gqa=False,
     )  # fmt: skip
-    del dropout  # the network is in evaluation mode; a positive rate is refused below
+    if dropout:
+        raise NoRuleError(
+            f"Attention in {call.run.place} drops weights at random although the network is in "
+            "evaluation mode. Pass dropout_p=0.0 there unless self.training."
+        )
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     rule = call.rule(Attention)
     run = call.run
@@ -289,11 +367,20 @@ def _multi_head(given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
 
     q, k, v = (heads_of(t, w, b) for t, w, b in zip((q, k, v), weights, biases, strict=True))
     mask = _merged_mask(given, n, heads, length, k.shape[2], q.dtype)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    attention: Tensor | None = None
+    if given["need_weights"]:
+        scores = torch.matmul(q * (1 / math.sqrt(q.shape[-1])), k.transpose(-1, -2))
+        attention = (scores if mask is None else scores + mask).softmax(-1)
+        out = torch.matmul(attention, v)
+        if given["average_attn_weights"] is not False:
+            attention = attention.mean(1)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     out = out.permute(2, 0, 1, 3).reshape(length, n, width)
     out = F.linear(out, given["out_proj_weight"], given["out_proj_bias"])
-    # The averaged weights are a by-product that nothing downstream decides with.
-    return (out.squeeze(1) if single else out), None
+    if not single:
+        return out, attention
+    return out.squeeze(1), None if attention is None else attention.squeeze(0)
 
 
 def _merged_mask(

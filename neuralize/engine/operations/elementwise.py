@@ -7,14 +7,18 @@ half and half, since the product is of degree two in them.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neuralize.engine.operations.attention import Softmax
 from neuralize.engine.registry import Call, operation
 from neuralize.engine.rows import Rows
 from neuralize.engine.steps import Product, Same, Stop, Sum
+from neuralize.errors import NoRuleError
 from neuralize.rules.named import Epsilon, Ignore, Pass
 
 ACTIVATIONS = (
@@ -23,11 +27,11 @@ ACTIVATIONS = (
     "threshold", "hardshrink", "softshrink", "clamp", "clip", "clamp_min", "clamp_max", "abs",
     "square", "sqrt", "log", "log1p", "log2", "log10", "expm1", "sin", "cos", "sign", "neg",
     "round", "floor", "ceil", "atan", "asinh", "log_softmax", "positive", "float_power",
-    "nan_to_num", "deg2rad", "exp2", "log_sigmoid",
+    "nan_to_num", "deg2rad", "log_sigmoid", "rad2deg",
 )  # fmt: skip
 
 GATES = ("sigmoid", "hardsigmoid", "tanh", "exp", "rsqrt", "reciprocal", "erf", "special_erf",
-         "softmin", "rpow", "erfc", "expit")  # fmt: skip
+         "rpow", "erfc", "expit", "exp2")  # fmt: skip
 
 _NONNEGATIVE = {"relu", "relu6", "sigmoid", "hardsigmoid", "softplus", "abs", "square", "exp",
                 "sqrt", "softmax"}  # fmt: skip
@@ -52,12 +56,25 @@ def gate(call: Call) -> Any:
 @operation("softmax")
 def softmax(call: Call) -> Any:
     """A gate: attention. As a signal of its own its rule is that of AttnLRP."""
-    from neuralize.engine.operations.attention import Softmax
-
     x = call.x
     dim = call.arguments("input", "dim")[1]
-    step = Softmax(call.of(x), -1 if dim is None else int(dim), call.tag.rows)
+    if dim is None:  # what torch then takes, with a warning
+        dim = 0 if x.ndim in (0, 1, 3) else 1
+    if call.tag.rows.dim == int(dim) % max(x.ndim, 1) and call.tag.rows.n > 1:
+        raise NoRuleError(
+            f"softmax in {call.run.place} runs over the rows of the batch, so relevance cannot be "
+            "told apart by row. Explain one row at a time (batch_size=1)."
+        )
+    step = Softmax(call.of(x), int(dim), call.tag.rows)
     return call.apply(step, rule="AttnLRP", gate="softmax", nonnegative=True)
+
+
+@operation("softmin")
+def softmin(call: Call) -> Any:
+    """A softmax of the negative."""
+    dim = call.arguments("input", "dim")[1]
+    with call.mode:
+        return F.softmax(-call.x, dim)
 
 
 def _elementwise(call: Call, kind: str) -> Any:
@@ -103,13 +120,23 @@ def add(call: Call) -> Any:
     if not isinstance(other, Tensor) and other == 0:
         return call.apply(Same(call.of(x), x.shape), [x], **known)
     name = call.run.constant_name(other)
-    constant = torch.as_tensor(other, dtype=x.dtype, device=x.device).detach() * other_sign
+    constant = torch.as_tensor(other, dtype=torch.result_type(x, other), device=x.device)
+    constant = constant.detach() * other_sign
     rows = _rows(call, torch.broadcast_shapes(x.shape, constant.shape), x)
-    if isinstance(rule, Pass) or (tag.raw and name == "constants") or tag.gate:
+    if isinstance(rule, Pass) or tag.raw or tag.gate:
         # an offset of the input's own units, such as normalisation, is no evidence
         return call.apply(Same(call.of(x), x.shape), [x], "Pass", rows, **known)
-    step = Sum(rows, _epsilon(rule), (sign,), constant, name)
-    return call.apply(step, [x], rule, rows, **known)
+    infinite = constant.isinf()
+    if not bool(infinite.any()):
+        step = Sum(rows, _epsilon(rule), (sign,), constant, name)
+        return call.apply(step, [x], rule, rows, **known)
+    # an additive mask: what it hides takes no part in the sum
+    step = Sum(rows, _epsilon(rule), (sign,), constant.masked_fill(infinite, 0), name)
+    z = call.apply(step, [x], rule, rows, **known)
+    with call.mode:
+        for value in (math.inf, -math.inf):
+            z = z.masked_fill(constant == value, value)
+    return z
 
 
 class SumKind(nn.Module):
@@ -177,7 +204,7 @@ def product(call: Call, a: Any, b: Any) -> Any:
     )  # fmt: skip
 
 
-@operation("div", "rdiv", "floor_divide", "addcdiv")
+@operation("div", "rdiv", "floor_divide")
 def divide(call: Call) -> Any:
     """A denominator is held constant, as a standard deviation is (LN rule, Ali et al. 2022)."""
     a, b = call.arguments("input", "other")
@@ -207,6 +234,14 @@ def glu(call: Call) -> Any:
     with call.mode:
         a, b = call.x.chunk(2, dim)
         return a * b.sigmoid()
+
+
+@operation("addcdiv")
+def addcdiv(call: Call) -> Any:
+    """``c + value a / b``, as the sum and quotient it is."""
+    c, a, b, value = call.arguments("input", "tensor1", "tensor2", "value", value=1)
+    with call.mode:
+        return c + (a / b if value == 1 else a / b * value)
 
 
 @operation("addcmul")

@@ -11,9 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralize.engine.operations.affine import elementwise_affine, scale_and_shift
+from neuralize.engine.operations.affine import (
+    NORM_ARGUMENTS,
+    TORCH_NORM_ARGUMENTS,
+    elementwise_affine,
+    scale_and_shift,
+)
 from neuralize.engine.registry import Call, operation
 from neuralize.engine.rows import Rows
 from neuralize.engine.steps import Same, Shares, Step, Stop, share
@@ -105,11 +111,12 @@ def group_norm(call: Call) -> Any:
 @operation("instance_norm")
 def instance_norm(call: Call) -> Any:
     """InstanceNorm: over positions; with running statistics, an affine map per channel."""
-    x, mean, var, weight, bias, own, eps = call.arguments(
-        "input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "eps",
-        use_input_stats=True, eps=1e-5,
-    )  # fmt: skip
-    if not own:
+    order = NORM_ARGUMENTS if call.func is F.instance_norm else TORCH_NORM_ARGUMENTS
+    names = ["use_input_stats" if name == "training" else name for name in order]
+    given = dict(zip(names, call.arguments(*names, use_input_stats=True, eps=1e-5), strict=True))
+    x, weight, bias, eps = call.x, given["weight"], given["bias"], given["eps"]
+    if not given["use_input_stats"]:
+        mean, var = given["running_mean"], given["running_var"]
         a, b = scale_and_shift(mean, var, weight, bias, eps)
         return elementwise_affine(call, call.rule(nn.InstanceNorm2d), a, b, 1)
     dims = tuple(range(2, x.ndim))
@@ -127,9 +134,9 @@ def scaled_only(call: Call) -> Any:
 def cosine_similarity(call: Call) -> Any:
     """A product of two normalised vectors."""
     a, b, dim, eps = call.arguments("x1", "x2", "dim", "eps", dim=1, eps=1e-8)
+    ndim = max(a.ndim, b.ndim)
     with call.mode:
-        scale_a = torch.linalg.vector_norm(
-            a.detach() if call.run.tag(a) is None else a, dim=dim, keepdim=True
-        )
-        scale_b = torch.linalg.vector_norm(b, dim=dim, keepdim=True)
-        return ((a / scale_a.clamp(min=eps)) * (b / scale_b.clamp(min=eps))).sum(dim)
+        a, b = (t.reshape(*[1] * (ndim - t.ndim), *t.shape) for t in (a, b))
+        norms = (torch.linalg.vector_norm(t, dim=dim, keepdim=True).clamp(min=eps) for t in (a, b))
+        a, b = (t / norm for t, norm in zip((a, b), norms, strict=True))
+        return (a * b).sum(dim)

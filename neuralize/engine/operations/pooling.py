@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neuralize.engine.operations.views import absorbing_constants
 from neuralize.engine.registry import Call, operation
-from neuralize.engine.rows import Rows
+from neuralize.engine.rows import Rows, rows_of
 from neuralize.engine.run import Tag, tensors_in
 from neuralize.engine.steps import Euler, Same, Shares, Step, Stop, transpose_of
 from neuralize.errors import NoRuleError
@@ -35,12 +36,12 @@ def average_pool(call: Call) -> Any:
     return linear_map(call, call.rule(_AVERAGES[call.name]), call.rows_like)
 
 
-def linear_map(call: Call, rule: Rule, rows_of: Any = None, **known: Any) -> Any:
+def linear_map(call: Call, rule: Rule, rows_like: Any = None, **known: Any) -> Any:
     """A parameter-free linear operation under Norm, Epsilon, Pass (equal shapes) or Ignore."""
     f = call.of(call.x)
     with torch.no_grad():
-        shape_of = f(call.x.detach()) if rows_of is not None and call.run.rows.n > 1 else None
-    rows = call.tag.rows if shape_of is None else rows_of(shape_of)
+        shape_of = f(call.x.detach()) if rows_like is not None and call.run.rows.n > 1 else None
+    rows = call.tag.rows if shape_of is None else rows_like(shape_of)
     if isinstance(rule, Ignore):
         return call.apply(Stop(f, 1, rows), rule=rule, rows=rows)
     if isinstance(rule, Pass):
@@ -87,8 +88,6 @@ def reduced_rows(call: Call, dim: Any, keepdim: bool) -> Rows:
         )
     if not keepdim:
         lines = lines.squeeze(tuple(dims))
-    from neuralize.engine.rows import rows_of
-
     return rows_of(lines, rows.n)
 
 
@@ -114,7 +113,7 @@ def max_pool(call: Call) -> Any:
 
 
 class SoftWindows(Step):
-    """Take-most: ``R_i = sum_w p_wi R_w`` with ``p_w`` the softmax of ``t x`` within window ``w``."""
+    """Take-most: ``R_i = sum_w p_wi R_w``, ``p_w`` the softmax of ``t x`` within window ``w``."""
 
     def __init__(self, f: Any, unfold: Any, stiffness: float) -> None:
         self.f, self.unfold, self.stiffness = f, unfold, stiffness
@@ -159,11 +158,21 @@ def _take_most(call: Call, rule: TakeMost) -> Any:
     )  # fmt: skip
 
 
-@operation("interpolate", "upsample", "upsample_nearest", "upsample_bilinear", "fold", "grid_sample",
-           "cumsum", "affine_grid", "diff", "trapz")  # fmt: skip
+@operation("interpolate", "upsample", "upsample_nearest", "upsample_bilinear", "fold", "cumsum",
+           "affine_grid", "diff")  # fmt: skip
 def resample(call: Call) -> Any:
     """Linear in its input without parameters: Norm."""
     return linear_map(call, call.rule(nn.Upsample), call.rows_like)
+
+
+@operation("grid_sample", "grid_sampler")
+def sample(call: Call) -> Any:
+    """Linear in the image; where it is sampled is held constant."""
+    if call.run.tag(call.args[0]) is None:
+        raise NoRuleError(
+            f"grid_sample in {call.run.place} reads constants at places made of the input: no rule."
+        )
+    return resample(call)
 
 
 @operation("norm", "vector_norm", "linalg_vector_norm", "linalg_norm", "std")
@@ -180,59 +189,68 @@ def variance(call: Call) -> Any:
 
 def _statistic(call: Call, degree: int) -> Any:
     f = call.of(call.x)
-    n = call.run.rows.n
     rows = call.tag.rows
-    if n > 1:
-        z = f(call.x.detach())
-        dim = call.kwargs.get("dim", next(
-            (a for a in call.args[1:] if isinstance(a, int | list | tuple) and not isinstance(a, bool)
-             and call.name in ("std", "var")), None))  # fmt: skip
-        if dim is None and call.name in (
-            "norm",
-            "vector_norm",
-            "linalg_vector_norm",
-            "linalg_norm",
-        ):
-            dim = call.args[2] if len(call.args) > 2 else None
-        rows = reduced_rows(call, dim, z.ndim == call.x.ndim)
-    return call.apply(Euler(f, degree, rows, 1e-9), rule="Norm", rows=rows, gate="gate",
-                      nonnegative=True)  # fmt: skip
+    if rows.n > 1:
+        with torch.no_grad():
+            keeps = f(call.x.detach()).ndim == call.x.ndim
+        rows = reduced_rows(call, _dim_of_statistic(call), keeps)
+    return call.apply(
+        Euler(f, degree, rows, 1e-9), rule="Norm", rows=rows, gate="gate", nonnegative=True
+    )
+
+
+def _dim_of_statistic(call: Call) -> Any:
+    """``dim`` by name or position: the second argument of a variance, the third of a norm."""
+    at = 1 if call.name in ("std", "var", "std_mean", "var_mean") else 2
+    dim = call.kwargs.get("dim", call.args[at] if len(call.args) > at else None)
+    return None if isinstance(dim, bool) else dim  # var(x, unbiased)
 
 
 @operation("var_mean", "std_mean")
 def var_mean(call: Call) -> Any:
     """Both statistics, each by its own rule."""
     which = torch.var if call.name == "var_mean" else torch.std
-    kwargs = {k: v for k, v in call.kwargs.items() if k in ("dim", "keepdim", "correction")}
-    if "unbiased" in call.kwargs:
-        kwargs["correction"] = int(call.kwargs["unbiased"])
-    if len(call.args) > 1:
-        kwargs["dim"] = call.args[1]
+    given = dict(call.kwargs)
+    rest = list(call.args[1:])
+    dim = _dim_of_statistic(call)
+    if dim is not None and rest:
+        rest.pop(0)
+    for name, value in zip(("unbiased", "keepdim"), rest, strict=False):
+        given[name] = value
+    correction = given.get("correction", int(given.get("unbiased", True)))
+    keepdim = bool(given.get("keepdim", False))
     with call.mode:
-        spread = which(call.x, **kwargs)
-        kwargs.pop("correction", None)
-        return spread, call.x.mean(**kwargs)
+        spread = which(call.x, dim=dim, correction=correction, keepdim=keepdim)
+        return spread, call.x.mean(dim=dim, keepdim=keepdim)
 
 
 @operation("amax", "amin", "max", "min", "maximum", "minimum", "topk", "sort", "median", "kthvalue",
-           "logsumexp", "aminmax", "cummax", "fmax", "fmin", "msort")  # fmt: skip
+           "logsumexp", "aminmax", "cummax", "cummin", "fmax", "fmin", "msort")  # fmt: skip
 def extremes(call: Call) -> Any:
     """The plain gradient is the rule: winner-take-all, and take-most for log-sum-exp."""
-    from neuralize.engine.operations.views import absorbing_constants
-
-    if call.name in ("maximum", "minimum", "fmax", "fmin", "max", "min") and len(call.args) > 1:
-        if isinstance(call.args[1], Tensor) or isinstance(call.kwargs.get("other"), Tensor):
-            return absorbing_constants(call)
+    other = call.kwargs.get("other", call.args[1] if len(call.args) > 1 else None)
+    if isinstance(other, Tensor):
+        return absorbing_constants(call)
     result = call.func(*call.args, **call.kwargs)
     call.run.note(call.operation, "WinnerTakeAll")
     n = call.run.rows.n
     for t in tensors_in(result):
         if not t.requires_grad:
             continue
-        if n == 1 or call.tag.rows.fits(t.shape) or call.name in ("topk", "sort", "msort"):
-            call.mark_like(t, nonnegative=call.tag.nonnegative)
+        if n == 1:
+            rows = call.tag.rows
+        elif call.name in _ALONG:
+            at, default = _ALONG[call.name]
+            dim = call.kwargs.get("dim", call.args[at] if at < len(call.args) else default)
+            reduced_rows(call, dim, True)  # refuses the dimension of the batch
+            rows = call.rows_like(t)
         else:
             dim = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else None)
             rows = reduced_rows(call, dim, t.ndim == call.x.ndim)
-            call.run.mark(t, Tag(call.run, rows, nonnegative=call.tag.nonnegative))
+        call.run.mark(t, Tag(call.run, rows, nonnegative=call.tag.nonnegative))
     return result
+
+
+_ALONG = {"topk": (2, -1), "sort": (1, -1), "msort": (1, 0), "cummax": (1, -1), "cummin": (1, -1)}
+"""What orders values along a dimension: the position of ``dim`` among the arguments, and its value
+where it is not given."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from neuralize.engine.registry import Call, operation
+from neuralize.engine.registry import Call, operation, out_of_place, register_operation
 from neuralize.engine.rows import Rows, rows_of
 from neuralize.engine.run import Tag, replace_tensors, tensors_in
 from neuralize.errors import NoRuleError
@@ -17,7 +19,7 @@ KEEPS_ORDER = ("reshape", "view", "flatten", "unflatten", "contiguous", "clone",
                "requires_grad_", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
                "feature_dropout", "feature_alpha_dropout", "native_dropout", "squeeze",
                "unsqueeze", "cpu", "cuda", "alias", "view_as_real", "lift_fresh", "detach",
-               "positive", "bfloat16", "half", "data")  # fmt: skip
+               "bfloat16", "half", "data")  # fmt: skip
 
 MOVES = ("permute", "transpose", "movedim", "moveaxis", "chunk", "split", "tensor_split", "unbind",
          "split_with_sizes", "expand", "expand_as", "broadcast_to", "narrow", "select", "getitem",
@@ -41,9 +43,11 @@ def view(call: Call) -> Any:
         result: Any = x.view_as(x)
     elif call.name in ("half", "bfloat16"):
         result = x.view_as(x)
-    elif call.name in ("to", "type", "type_as") and call.func is not None:
+    elif call.name in ("to", "type", "type_as"):
         result = call.func(*call.args, **call.kwargs)
-        if result.is_floating_point() and result.dtype in (torch.float16, torch.bfloat16):
+        if not isinstance(result, Tensor):
+            return result  # the name of the type
+        if result.dtype in (torch.float16, torch.bfloat16):
             result = x.view_as(x)
     elif call.in_place:
         result = call.of(x)(x)
@@ -73,6 +77,9 @@ def view(call: Call) -> Any:
 
 def _on_shadow(call: Call, x: Tensor, tag: Tag) -> Any:
     shadow = tag.rows.shadow(x.shape, x.device)
+    if call.name == "as_strided":  # reads memory, so the shadow has to lie as the operand does
+        lies_as = torch.empty_strided(x.shape, x.stride(), dtype=shadow.dtype, device=x.device)
+        shadow = lies_as.copy_(shadow)
     swap = lambda t: shadow if t is x else t  # noqa: E731
     args, kwargs = replace_tensors(call.args, swap), replace_tensors(call.kwargs, swap)
     if call.name in ("view", "view_as"):
@@ -101,10 +108,32 @@ def _tokens(call: Call) -> Any:
     return result
 
 
+def unfold(call: Call) -> Any:
+    """``F.unfold``: windows of an image, one column each; padding has nothing to hand on."""
+    rows = call.tag.rows
+    if rows.n > 1 and (rows.dim != 0 or rows.groups != 1 or call.x.ndim != 4):
+        raise NoRuleError(
+            f"unfold in {call.run.place} got images whose rows lie in another dimension than the "
+            "first. Explain one row at a time (batch_size=1)."
+        )
+    result = call.func(*call.args, **call.kwargs)
+    call.run.note(call.operation)
+    tag = call.tag
+    return call.run.mark(result, Tag(call.run, rows, nonnegative=tag.nonnegative, gate=tag.gate))
+
+
+register_operation(F.unfold, unfold)
+
+
 @operation("pad", "reflection_pad", "constant_pad_nd", "replication_pad", "circular_pad",
-           "masked_fill", "drop_path", "stochastic_depth", "zero_pad")  # fmt: skip
+           "masked_fill", "zero_pad", "max_unpool1d", "max_unpool2d", "max_unpool3d")  # fmt: skip
 def padded(call: Call) -> Any:
-    """Padding and masking: moved values keep their relevance, constants have none to hand on."""
+    """Padding and masking: moved values keep their relevance, zeros have none to hand on."""
+    if call.name in _FILLS:
+        given = call.arguments("input", *_FILLS[call.name])
+        at, fill = given[1], given[-1]
+        if isinstance(fill, Tensor) or (fill and math.isfinite(fill)):
+            return _filled(call, at, fill)
     func = call.of(call.x) if call.in_place else None
     result = func(call.x) if func is not None else call.func(*call.args, **call.kwargs)
     call.run.note(call.operation)
@@ -113,6 +142,23 @@ def padded(call: Call) -> Any:
     return call.run.mark(
         result, Tag(call.run, rows, raw=tag.raw, nonnegative=tag.nonnegative, gate=tag.gate)
     )
+
+
+_FILLS = {
+    "masked_fill": ("mask", "value"),
+    "pad": ("pad", "mode", "value"),
+    "constant_pad_nd": ("pad", "value"),
+}
+
+
+def _filled(call: Call, at: Any, fill: Any) -> Any:
+    """A constant other than zero where nothing was, or over what was: it absorbs its share."""
+    x = call.x
+    with call.mode:
+        if call.name == "masked_fill":
+            return torch.where(at, fill, x)
+        outside = F.pad(torch.zeros_like(x, dtype=torch.bool), at, value=True)
+        return torch.where(outside, fill, F.pad(x, at))
 
 
 @operation("cat", "stack", "hstack", "vstack", "dstack", "column_stack", "where", "index_put",
@@ -126,10 +172,24 @@ def absorbing_constants(call: Call) -> Any:
     def absorb(t: Tensor) -> Tensor:
         if run.tag(t) is not None or not t.is_floating_point():
             return t
+        if whole is not None and t.shape != whole:
+            t = _expanded(call, t, whole)
         rows = _constant_rows(call, t)
-        return t if rows is None else run.absorbing(t, rows)
+        if rows is None:
+            raise NoRuleError(
+                f"{call.operation} in {run.place} puts a constant of shape {tuple(t.shape)} beside "
+                "signals, and its rows cannot be told. Explain one row at a time (batch_size=1)."
+            )
+        return run.absorbing(t, rows)
 
-    args, kwargs = replace_tensors(call.args, absorb), replace_tensors(call.kwargs, absorb)
+    given, named = call.args, call.kwargs
+    whole: torch.Size | None = None
+    if call.name in _BROADCAST:
+        if call.name == "where":  # numbers are constants as well
+            given = (*given[:1], *(_tensor_like(call.x, v) for v in given[1:]))
+            named = {k: _tensor_like(call.x, v) for k, v in named.items()}
+        whole = torch.broadcast_shapes(*(t.shape for t in tensors_in((given, named))))
+    args, kwargs = replace_tensors(given, absorb), replace_tensors(named, absorb)
     func = _out_of_place(call)
     result = func(*args, **kwargs)
     run.note(call.operation)
@@ -147,12 +207,25 @@ def absorbing_constants(call: Call) -> Any:
     return result
 
 
-def _out_of_place(call: Call) -> Any:
-    if not call.operation.endswith("_"):
-        return call.func
-    from neuralize.engine.registry import out_of_place
+_BROADCAST = ("where", "maximum", "minimum", "fmax", "fmin", "max", "min")
 
-    return out_of_place(call.func, call.name)
+
+def _tensor_like(x: Tensor, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+
+
+def _expanded(call: Call, t: Tensor, shape: torch.Size) -> Tensor:
+    """A constant in the shape of the signals beside it, under its own name."""
+    wide = t.detach().expand(shape)
+    call.run.constants[wide] = call.run.constant_name(t)
+    return wide
+
+
+def _out_of_place(call: Call) -> Any:
+    in_place = call.operation.endswith("_")
+    return out_of_place(call.func, call.name) if in_place else call.func
 
 
 def _joined_rows(call: Call) -> Rows | None:
@@ -205,8 +278,14 @@ def setitem(call: Call) -> Any:
         base = run.absorbing(target, rows).clone()
     else:
         rows, base = tag.rows, target.clone()
-    if isinstance(value, Tensor) and run.tag(value) is None and value.is_floating_point():
-        value = value.detach()
+    if not isinstance(value, Tensor) or run.tag(value) is None:
+        # a constant written over signals absorbs its share; zeros have none
+        constant = value if isinstance(value, Tensor) else _tensor_like(target, value)
+        value = constant.detach().to(target.dtype)
+        if bool(value.any()):
+            constant = _expanded(call, constant, target.detach()[index].shape)
+            there = rows.follow(lambda t: t[index], target.shape, target.device)
+            value = run.absorbing(constant, there)
     base[index] = value
     run.note("setitem")
     run.mark(base, Tag(run, rows))
@@ -219,6 +298,6 @@ def copy(call: Call) -> Any:
     """``x.copy_(source)``: ``x`` becomes the source."""
     target, source = call.args[:2]
     if call.run.tag(source) is None:
-        return source.detach().expand(target.shape).clone()
-    result = source.expand(target.shape).clone()
-    return call.run.mark(result, Tag(call.run, call.rows_like(result)))
+        return source.detach().to(target.dtype).expand(target.shape).clone()
+    with call.mode:
+        return source.to(target.dtype).expand(target.shape).clone()
