@@ -3,9 +3,9 @@
     python benchmarks/lrp.py [--threads 2] [--repeats 3] [--batch 8] [--size 224] [--device cpu]
 
 
-A gradient pass is one forward pass and the gradient of the chosen outputs with respect to the input.
-Within a process, gradient pass, ours and zennit alternate, and the fastest of several repeats counts.
-Peak memory is that above the loaded model, each in a process of its own.
+A gradient pass is one forward pass and the gradient of the chosen outputs by the input. Within a
+process, gradient pass, ours and zennit alternate, and the fastest of several repeats counts. Peak
+memory is that above the loaded model, each in a process of its own.
 """
 
 from __future__ import annotations

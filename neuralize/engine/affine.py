@@ -314,8 +314,8 @@ class AffineCall:
     ) -> Tensor:
         """``s = factor R / stab(d)``, noting what bias and stabilizer take of it.
 
-        ``fresh`` promises that ``d`` is no one else's, so that its memory may be used; ``sign`` that
-        ``d`` is positive, or negative, wherever relevance arrives.
+        ``fresh`` promises that ``d`` is no one else's, so that its memory may be used; ``sign``
+        that ``d`` is positive, or negative, wherever relevance arrives.
         """
         if not epsilon:
             s = relevance / torch.where(d == 0, torch.full_like(d, torch.inf), d)

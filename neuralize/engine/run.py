@@ -32,6 +32,7 @@ class Origin:
     path: str
     rule: Rule
     first: bool
+    record: Record | None = None
 
 
 @dataclass

@@ -102,8 +102,7 @@ def affine(call: Call) -> Any:
     if tag is None:
         return _weight_alone(call, x, weight, bias, mapping)
     rule = call.rule(KINDS[name], first=tag.raw)
-    origin = Origin(x, mapping, weight.detach(), None if bias is None else bias.detach(),
-                    call.run.path, rule, tag.raw)  # fmt: skip
+    origin = Origin(x, mapping, weight, bias, call.run.path, rule, tag.raw)
     return run_affine(call, origin, tag)
 
 
@@ -137,8 +136,11 @@ def run_affine(
     scale: tuple[Tensor, Tensor, Sequence[Tensor | None]] | None = None,
 ) -> Tensor:
     """Run the map of ``origin``; with ``scale = (a, b, sources)``, of ``a z + b``."""
-    weight, bias, mapping = origin.weight, origin.bias, origin.map
-    sources: list[Tensor | None] = [weight, bias]
+    # Modified weights are found again by the tensors they were made of, in the next forward too.
+    sources: list[Tensor | None] = [origin.weight, origin.bias]
+    weight = origin.weight.detach()
+    bias = None if origin.bias is None else origin.bias.detach()
+    mapping = origin.map
 
     def make() -> Weights:
         if scale is None:
@@ -167,7 +169,15 @@ def run_affine(
         step = Same(f, origin.x.shape)
     else:
         step = Affine(inner, origin.rule, f)
-    return call.apply(step, [origin.x], origin.rule, rows, origin=origin if scale is None else None)
+    z = call.apply(step, [origin.x], origin.rule, rows, origin=origin if scale is None else None)
+    if step.record is not None and scale is None:
+        origin.record = step.record
+    elif step.record is not None and origin.record is not None:
+        # one operation in the table, where the weights are
+        origin.record.path, origin.record.operation = origin.path, f"{mapping.kind} + batch_norm"
+        call.run.records.remove(step.record)
+        step.record = origin.record
+    return z
 
 
 def _rows_after(call: Call, rows: Rows, x: Tensor, mapping: Map, width: int) -> Rows:
