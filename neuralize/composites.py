@@ -50,7 +50,8 @@ BASE: tuple[tuple[Types, Rule], ...] = (
     (SumKind, Norm()),
     (AVERAGES, Norm()),
     (nn.MaxPool2d, WinnerTakeAll()),
-    (nn.BatchNorm2d, Pass()),
+    # where it cannot be merged; zennit passes here, and relevance explodes behind it (DenseNet)
+    (nn.BatchNorm2d, Norm()),
     (NORMALIZATIONS, Norm()),
     (Attention, AttnLRP()),
 )

@@ -131,9 +131,9 @@ class Trace:
                 given._lrp = Tag(self.run, rows, raw=True)  # type: ignore[attr-defined]
             stack.enter_context(watching(self.run))
             with Mode(self.run):
-                result = lrp.model(given, *args, **kwargs)
-            self.result = select_output(result, select)
-            self.result = self.run.resolve(self.result)
+                # inside, so that what is selected may also be computed: a token, a mean over tokens
+                chosen = select_output(lrp.model(given, *args, **kwargs), select)
+            self.result = self.run.resolve(chosen)
         tag = self.run.tag(self.result)
         if tag is None or tag.node is not self.result.grad_fn:
             if self.result.requires_grad:
@@ -144,6 +144,11 @@ class Trace:
             )
         self.rows = tag.rows
         self.output = self.result.detach()
+
+    @property
+    def largest_bytes(self) -> int:
+        """Size of the largest activation: what one more target costs is a few of them."""
+        return self.run.largest_bytes
 
     @property
     def records(self) -> list[Record]:

@@ -81,6 +81,7 @@ class Run:
     sinks: dict[str, Tensor] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    largest_bytes: int = 0
     foreign: list[Meter | None] = field(default_factory=list)
     _foreign: dict[int, str] = field(default_factory=dict)
     _hooks: list[Any] = field(default_factory=list)
@@ -167,6 +168,7 @@ class Run:
         step.record = self._record(operation, rule)
         sinks = [self.sink(name) for name in step.sinks]
         z: Tensor = Carry.apply(step, len(inputs), *inputs, *sinks)  # type: ignore[no-untyped-call]
+        self.largest_bytes = max(self.largest_bytes, z.numel() * z.element_size())
         rows = known.pop("rows")
         return self.mark(z, Tag(self, rows, step=step, **known))
 

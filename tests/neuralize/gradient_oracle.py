@@ -48,8 +48,8 @@ class Case:
     """``model(x, **constants, **factors)`` as written, and ``oracle`` with the held parts detached.
 
     ``model`` gets both as the parameters of a module. Constants are expected to absorb their share,
-    factors, which only scale, are not. ``oracle`` takes further constants, ``also``, that are numbers
-    in the model's code, reported under ``constants``.
+    factors, which only scale, are not. ``oracle`` takes further constants, ``also``, that are
+    numbers in the model's code, reported under ``constants``.
     """
 
     model: Function

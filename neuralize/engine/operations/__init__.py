@@ -6,7 +6,8 @@ from neuralize.engine.operations import (
     elementwise,
     normalization,
     pooling,
+    products,
     views,
 )
 
-__all__ = ["affine", "attention", "elementwise", "normalization", "pooling", "views"]
+__all__ = ["affine", "attention", "elementwise", "normalization", "pooling", "products", "views"]

@@ -293,6 +293,15 @@ def setitem(call: Call) -> Any:
     return None
 
 
+@operation("numpy", "__array__")
+def leaves_torch(call: Call) -> Any:
+    """Numpy computes where no rule can be met."""
+    raise NoRuleError(
+        f"{call.run.place} hands a signal to numpy, where relevance cannot follow it. Rewrite that "
+        "part with torch functions."
+    )
+
+
 @operation("copy")
 def copy(call: Call) -> Any:
     """``x.copy_(source)``: ``x`` becomes the source."""
