@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import nn
 
 from neuralize.engine.operations.attention import Attention
-from neuralize.engine.operations.elementwise import Activation, ProductKind, SumKind
+from neuralize.engine.operations.elementwise import Activation, SumKind
 from neuralize.errors import InputError
 from neuralize.rules.named import (
     CPLRP,
@@ -209,8 +209,6 @@ PRESETS: dict[str, Callable[..., Composite]] = {
     "cp_lrp": cp_lrp,
 }
 """Presets by name, as ``composite="epsilon_plus_flat"`` takes them."""
-
-_ = ProductKind
 
 
 def preset(name: str, **options: Any) -> Composite:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -34,7 +33,7 @@ class LRP:
     Parameters
     ----------
     model
-        Any network; a ``torch.compile``d one runs as the module it was made of.
+        Any network; one compiled by ``torch.compile`` runs as the module it was made of.
     composite
         A :class:`~neuralize.composites.Composite`, the name of a preset, or a zennit composite.
 
@@ -280,6 +279,3 @@ def _eager() -> Iterator[None]:
         return
     with compiler("force_eager"):
         yield
-
-
-_ = threading

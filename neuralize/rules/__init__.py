@@ -1,4 +1,7 @@
-"""The relevance rules, as pure functions that read like their formulas.
+"""The relevance rules, which read like their formulas.
+
+Lower case: pure functions, for the layers of neuralized heads. Capitals: rules by zennit's names,
+for :mod:`neuralize.composites`.
 
 Conventions: ``x`` is ``(n, d)``; support points ``u`` are ``(m, d)``; a distance or pairwise logit
 ``h`` is ``(n, m)``; relevance coming in has the shape of the operation's output, relevance going
@@ -14,6 +17,24 @@ from neuralize.rules.distance import (
     metric_distance,
 )
 from neuralize.rules.linear import epsilon, midpoint, wsquare
+from neuralize.rules.named import (
+    CPLRP,
+    AlphaBeta,
+    AttnLRP,
+    Epsilon,
+    Flat,
+    Gamma,
+    Gradient,
+    Ignore,
+    Norm,
+    Pass,
+    Rule,
+    TakeMost,
+    WinnerTakeAll,
+    WSquare,
+    ZBox,
+    ZPlus,
+)
 from neuralize.rules.pooling import (
     harmonic_pooling,
     paper_stiffness,
@@ -24,6 +45,22 @@ from neuralize.rules.pooling import (
 )
 
 __all__ = [
+    "CPLRP",
+    "AlphaBeta",
+    "AttnLRP",
+    "Epsilon",
+    "Flat",
+    "Gamma",
+    "Gradient",
+    "Ignore",
+    "Norm",
+    "Pass",
+    "Rule",
+    "TakeMost",
+    "WSquare",
+    "WinnerTakeAll",
+    "ZBox",
+    "ZPlus",
     "epsilon",
     "harmonic_pooling",
     "l1_distance",

@@ -1,8 +1,8 @@
 """The rules of the literature, by zennit's names: what ``z`` is made of when relevance is split.
 
 Euler's theorem is the one principle. A homogeneous operation of degree ``k`` has
-``k z = sum_i x_i dz/dx_i``, so ``R_i = (1/k) x_i dz/dx_i R / stab(z)`` hands on all of ``R``. A rule
-replaces ``z`` by a modified sum ``d`` (other weights, a reference point) and splits that:
+``k z = sum_i x_i dz/dx_i``, so ``R_i = (1/k) x_i dz/dx_i R / stab(z)`` hands on all of ``R``. A
+rule replaces ``z`` by a modified sum ``d`` (other weights, a reference point) and splits that:
 
     ``R_i = x_i sum_j w'_ij s_j,   s_j = R_j / stab(d_j),   d = sum_i x_i w'_ij + b'_j``.
 
@@ -233,7 +233,7 @@ class WSquare(Rule):
 
 @dataclass(frozen=True)
 class Flat(Rule):
-    """LRP-flat: all inputs of a neuron share equally, ``R_i = s_j`` with ``d = J 1``, ``J`` ones."""
+    """LRP-flat: all inputs of a neuron share equally, ``R_i = s_j`` with ``d = J 1``, all ones."""
 
     epsilon: float = 1e-6
     zero_params: tuple[str, ...] = ()
@@ -295,8 +295,8 @@ class TakeMost(Rule):
 class AttnLRP(Rule):
     """Attention by Achtibat et al., AttnLRP, arXiv 2402.05602.
 
-    ``O = A V`` is of degree two in ``A`` and ``V``: each gets half. The softmax ``A`` is linearised,
-    ``R_i = x_i (R_i - A_i sum_j R_j)``, and the scores ``q . k`` again share half and half.
+    ``O = A V`` is of degree two in ``A`` and ``V``: each gets half. The softmax ``A`` is
+    linearised, ``R_i = x_i (R_i - A_i sum_j R_j)``; the scores ``q . k`` share half and half.
     """
 
 

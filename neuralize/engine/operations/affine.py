@@ -19,6 +19,8 @@ from neuralize.engine.steps import Euler, Same, Shares, Step, Stop, share
 from neuralize.errors import NoRuleError
 from neuralize.rules.named import Epsilon, Gamma, Gradient, Ignore, Norm, Pass, Rule
 
+CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
 KINDS: dict[str, type[nn.Module]] = {
     "linear": nn.Linear,
     "conv1d": nn.Conv1d,
@@ -87,16 +89,23 @@ def affine(call: Call) -> Any:
         )  # fmt: skip
     else:
         x, weight, bias, stride, padding, dilation, groups = call.arguments(
-            "input", "weight", "bias", "stride", "padding", "dilation", "groups",
-            stride=1, padding=0, dilation=1, groups=1,
-        )  # fmt: skip
+            *CONV, stride=1, padding=0, dilation=1, groups=1
+        )
         nd = int(name[-2])
         dilation = _tuple(dilation, nd)
         if isinstance(padding, str):
-            padding, extra = _padding(padding, dilation, weight.shape[2:])
-            if any(extra):
+            padding, odd = _padding(padding, dilation, weight.shape[2:])
+            if any(odd):
+                # One more on one side: pad both, and leave out what that adds in front. Padding
+                # the input instead would make the padding a part of it.
+                wide = dict(
+                    zip(CONV, (x, weight, bias, stride, padding, dilation, groups), strict=True)
+                )
                 with call.mode:
-                    x = F.pad(x, extra)
+                    z = call.func(**wide)
+                    for d, more in enumerate(odd, start=z.ndim - nd):
+                        z = z.narrow(d, more, z.shape[d] - more)
+                    return z
         mapping = Map(name, _tuple(stride, nd), _tuple(padding, nd), dilation, (0,) * nd, groups)
     tag = call.run.tag(x)
     if tag is None:
@@ -204,13 +213,13 @@ def _tuple(value: Any, nd: int) -> tuple[int, ...]:
 
 def _padding(
     padding: str, dilation: tuple[int, ...], kernel: Sequence[int]
-) -> tuple[tuple[int, ...], list[int]]:
-    """Numbers for ``"same"`` and ``"valid"``, and what one side needs beyond the other."""
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Numbers for ``"same"`` and ``"valid"``, and where they are one too many in front."""
     if padding == "valid":
-        return (0,) * len(dilation), []
+        return (0,) * len(dilation), (0,) * len(dilation)
     total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-    extra = [side for t in reversed(total) for side in (0, t % 2)]
-    return tuple(t // 2 for t in total), extra
+    odd = tuple(t % 2 for t in total)
+    return tuple(t // 2 + o for t, o in zip(total, odd, strict=True)), odd
 
 
 @operation("batch_norm")
