@@ -11,33 +11,46 @@ if TYPE_CHECKING:
     from xai.audit import Audit, Check
     from xai.errors import XaiError
     from xai.explainer import explain
+    from xai.pair_explainer import bilrp
     from xai.relevance import Relevance
     from xai.report import Finding, Report
+    from xai.similarity import SimilarityRelevance
+    from xai.virtual_layers import BasisRelevance, frequency, in_basis
 
 _HOME = {
     "Audit": "xai.audit",
+    "BasisRelevance": "xai.virtual_layers",
     "Check": "xai.audit",
     "Finding": "xai.report",
     "Relevance": "xai.relevance",
     "Report": "xai.report",
+    "SimilarityRelevance": "xai.similarity",
     "XaiError": "xai.errors",
+    "bilrp": "xai.pair_explainer",
     "coverage": "neuralize.coverage",
     "explain": "xai.explainer",
+    "frequency": "xai.virtual_layers",
+    "in_basis": "xai.virtual_layers",
 }
 
 _MODULES = ("datasets", "evaluate")
 
 __all__ = [
     "Audit",
+    "BasisRelevance",
     "Check",
     "Finding",
     "Relevance",
     "Report",
+    "SimilarityRelevance",
     "XaiError",
+    "bilrp",
     "coverage",
     "datasets",
     "evaluate",
     "explain",
+    "frequency",
+    "in_basis",
 ]
 
 if not TYPE_CHECKING:
