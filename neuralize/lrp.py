@@ -13,7 +13,7 @@ import neuralize.engine.operations as _operations
 from neuralize.composites import Composite, default_composite, preset
 from neuralize.encoder import evaluating
 from neuralize.engine.affine import WeightCache
-from neuralize.engine.mode import Mode, escaped, watching
+from neuralize.engine.mode import Mode, aside, escaped, watching
 from neuralize.engine.rows import Rows
 from neuralize.engine.run import Run, Tag, tensors_in
 from neuralize.engine.steps import Record
@@ -109,6 +109,15 @@ class Trace:
             )
         rows = Rows(len(x))
         self.run = Run(lrp.model, lrp.composite, rows, lrp.cache, recording, keep, device=x.device)
+        with aside():
+            self._forward(lrp, x, rows, args, kwargs, select)
+            self.output = self.result.detach()
+        self._spent = False
+
+    def _forward(
+        self, lrp: LRP, x: Tensor, rows: Rows, args: Sequence[Any], kwargs: dict[str, Any],
+        select: Select | None,
+    ) -> None:  # fmt: skip
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
@@ -142,7 +151,6 @@ class Trace:
                 ".item()), or does not use its input."
             )
         self.rows = tag.rows
-        self.output = self.result.detach()
 
     @property
     def largest_bytes(self) -> int:
@@ -161,13 +169,20 @@ class Trace:
         -------
         tuple
             Relevance in the shape of the input, and the absorbed shares ``(n,)`` by name.
+
+        Raises
+        ------
+        InputError
+            A seed of another shape, or a second call without ``keep=True``.
         """
+        self._begin(seed.shape)
         names = list(self.run.sinks)
         sinks = [self.run.sinks[name] for name in names]
-        found = torch.autograd.grad(
-            self.result, [self.leaf, *sinks], seed.to(self.result.dtype), allow_unused=True,
-            retain_graph=self.run.keep,
-        )  # fmt: skip
+        with aside():
+            found = torch.autograd.grad(
+                self.result, [self.leaf, *sinks], seed.to(self.result.dtype), allow_unused=True,
+                retain_graph=self.run.keep,
+            )  # fmt: skip
         return self._named(found, names, ())
 
     def batched(self, seeds: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -177,7 +192,13 @@ class Trace:
         -------
         tuple
             Relevance ``(K, *x.shape)`` and absorbed shares ``(K, n)`` by name.
+
+        Raises
+        ------
+        InputError
+            Seeds of another shape, or a second call without ``keep=True``.
         """
+        self._begin(seeds.shape[1:])
         names = list(self.run.sinks)
         sinks = [self.run.sinks[name] for name in names]
         inputs = [self.leaf, *sinks]
@@ -190,8 +211,22 @@ class Trace:
                 torch.zeros_like(t) if r is None else r for t, r in zip(inputs, found, strict=True)
             )
 
-        found = torch.func.vmap(propagate)(seeds.to(self.result.dtype))
+        with aside():
+            found = torch.func.vmap(propagate)(seeds.to(self.result.dtype))
         return self._named(found, names, (len(seeds),))
+
+    def _begin(self, shape: torch.Size) -> None:
+        if shape != self.output.shape:
+            raise InputError(
+                f"Expected relevance in the shape of the output, {tuple(self.output.shape)}, got "
+                f"{tuple(shape)}."
+            )
+        if self._spent:
+            raise InputError(
+                "The activations of this trace were freed by its first backward pass. Use "
+                "trace(x, keep=True) for several, or batched() for many at once."
+            )
+        self._spent = not self.run.keep
 
     def _named(
         self, found: Sequence[Tensor | None], names: list[str], lead: tuple[int, ...]

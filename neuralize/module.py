@@ -110,7 +110,8 @@ class NeuralizedModule(Neuralized):
         return LRP(self.network, composite)
 
     def _answer(self, x: Tensor) -> Tensor:
-        answer: Tensor = select_output(self.network(x), self.select)
+        # a copy: some networks write into their input
+        answer: Tensor = select_output(self.network(x.clone()), self.select)
         return answer
 
     def _two_dimensional(self, outputs: Tensor) -> Tensor:

@@ -265,7 +265,9 @@ class Neuralized(nn.Module):
             for room, parts, found in zip(
                 rooms, done, self._relevances(part, goals, output, lrp), strict=True
             ):
-                require_finite_answer(found.evidence, found.values, start, self.model_name)
+                # a composite that made NaN of a finite answer has warned, by the layer's path
+                values = found.values if lrp is None else found.evidence[:, None]
+                require_finite_answer(found.evidence, values, start, self.model_name)
                 room[start : start + len(part)] = found.values
                 parts.append(replace(found, values=room[:0]))
             start += len(part)
@@ -273,7 +275,7 @@ class Neuralized(nn.Module):
 
     def check(self, x: Tensor) -> None:
         """Raise :class:`InputError` unless ``x`` is a finite, non-empty batch of its width."""
-        if self.features is None:
+        if self.n_features is not None and self.features is None:
             require_width(x, self.n_features, self.model_name)
         require_rows(x)
         require_finite(x)
@@ -394,7 +396,7 @@ class Neuralized(nn.Module):
     def _encode(self, x: Tensor) -> Tensor:
         assert self.features is not None
         with evaluating(self.features):
-            return self._features_of(self.features(x))
+            return self._features_of(self.features(x.clone()))  # some write into their input
 
     @staticmethod
     def _features_of(phi: Tensor) -> Tensor:

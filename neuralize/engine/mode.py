@@ -46,7 +46,7 @@ class Mode(TorchFunctionMode):
 
     def _meet(self, func: Any, args: Any, kwargs: Any) -> Any:
         run = self.run
-        if run.foreign:
+        if run.foreign or _running() is not run:
             return func(*args, **kwargs)
         if run.alias:
             args = replace_tensors(args, run.resolve)
@@ -109,9 +109,22 @@ def _full_precision(device: str) -> Any:
 # -- which module is running -------------------------------------------------------------------
 
 
-def _runs() -> list[Run]:
-    runs: list[Run] = getattr(_active, "runs", [])
-    return runs
+def _running() -> Run | None:
+    """The innermost run of this thread: a forward may explain another network on its way."""
+    runs: list[Run | None] = getattr(_active, "runs", [])
+    return runs[-1] if runs else None
+
+
+@contextmanager
+def aside(run: Run | None = None) -> Iterator[None]:
+    """While inside, operations are met by ``run``, or by no run at all."""
+    if not hasattr(_active, "runs"):
+        _active.runs = []
+    _active.runs.append(run)
+    try:
+        yield
+    finally:
+        _active.runs.pop()
 
 
 _hooks_lock = threading.Lock()
@@ -120,15 +133,16 @@ _handles: list[Any] = []
 
 
 def _enter_module(module: nn.Module, args: Any) -> None:
-    for run in _runs():
+    run = _running()
+    if run is not None:
         run.stack.append(module)
 
 
 def _leave_module(module: nn.Module, args: Any, output: Any) -> None:
-    for run in _runs():
-        # always_call hooks also run after an error, in which stack entries may be missing
-        if run.stack and run.stack[-1] is module:
-            run.stack.pop()
+    run = _running()
+    # always_call hooks also run after an error, in which stack entries may be missing
+    if run is not None and run.stack and run.stack[-1] is module:
+        run.stack.pop()
 
 
 @contextmanager
@@ -145,13 +159,10 @@ def watching(run: Run) -> Iterator[None]:
                 nn_module.register_module_forward_pre_hook(_enter_module),
                 nn_module.register_module_forward_hook(_leave_module, always_call=True),
             ]
-    if not hasattr(_active, "runs"):
-        _active.runs = []
-    _active.runs.append(run)
     try:
-        yield
+        with aside(run):
+            yield
     finally:
-        _active.runs.remove(run)
         with _hooks_lock:
             _hook_users -= 1
             if _hook_users == 0:

@@ -165,8 +165,9 @@ class _Evidence:
         self.net = net
         self.shape: tuple[int, ...] = (math.prod(shape),)
         self.dtype, self.device = net.dtype, net.device
-        if net.features is not None:
+        if net.n_features is None or net.features is not None:
             self.shape = shape
+        if net.features is not None:
             first = next(net.features.parameters(), None)
             self.dtype = self.dtype if first is None else first.dtype
             self.device = self.device if first is None else first.device
@@ -193,6 +194,9 @@ def _targets(
     if target is None and isinstance(relevance, Relevance):
         target = relevance.target
     goal = None if target is None else torch.as_tensor(np.array(target))
+    if goal is None and net.kind == "output":  # the largest output of the untouched row
+        with torch.no_grad():
+            goal = net(rows).argmax(1)
     return net.resolve_target(rows, goal)
 
 
