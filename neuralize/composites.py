@@ -7,6 +7,7 @@ A functional operation is looked up by the module class it stands for: ``F.conv2
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -179,6 +180,16 @@ def epsilon_gamma_box(
     )
 
 
+def epsilon_gamma(epsilon: float = 1e-6, gamma: float = 0.25) -> Composite:
+    """Gamma in convolutions, Epsilon in dense layers; needs no bounds of the input."""
+    return Composite("EpsilonGamma", ((CONVOLUTIONS, Gamma(gamma)), (nn.Linear, Epsilon(epsilon))))
+
+
+def gamma(gamma: float = 0.05) -> Composite:
+    """A little gamma in all layers: for activations that are negative, too (GELU, SiLU)."""
+    return Composite("Gamma", ((LINEAR, Gamma(gamma)), (Attention, AttnLRP())))
+
+
 def attn_lrp(gamma_conv: float = 0.25, gamma_linear: float = 0.05) -> Composite:
     """Transformers by AttnLRP, with gamma in patch embedding and dense layers."""
     return Composite(
@@ -204,7 +215,9 @@ PRESETS: dict[str, Callable[..., Composite]] = {
     "epsilon_plus_flat": epsilon_plus_flat,
     "epsilon_alpha2_beta1": epsilon_alpha2_beta1,
     "epsilon_alpha2_beta1_flat": epsilon_alpha2_beta1_flat,
+    "epsilon_gamma": epsilon_gamma,
     "epsilon_gamma_box": epsilon_gamma_box,
+    "gamma": gamma,
     "attn_lrp": attn_lrp,
     "cp_lrp": cp_lrp,
 }
@@ -234,7 +247,24 @@ def preset(name: str, **options: Any) -> Composite:
         ) from error
 
 
+SIGNED = re.compile(r"gelu|silu|swish|mish|selu|celu|(?<!r)elu$", re.IGNORECASE)
+"""Names of activations that hand on negative values: what stands behind them cancels."""
+
+
 def default_composite(model: nn.Module) -> Composite:
-    """The preset for a network's family."""
-    attends = any("attention" in type(m).__name__.lower() for m in model.modules())
-    return cp_lrp() if attends else epsilon_plus()
+    """The preset for a network's family, as pixel-flipping and amplification chose it.
+
+    Attention: :func:`attn_lrp`. Else activations that are negative, too (ConvNeXt, EfficientNet,
+    MLP-Mixer): :func:`gamma`. Else (ReLU): :func:`epsilon_gamma`.
+
+    Examples
+    --------
+    >>> default_composite(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())).name
+    'EpsilonGamma'
+    >>> default_composite(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU())).name
+    'Gamma'
+    """
+    names = [type(module).__name__ for module in model.modules()]
+    if any("attention" in name.lower() for name in names):
+        return attn_lrp()
+    return gamma() if any(SIGNED.search(name) for name in names) else epsilon_gamma()

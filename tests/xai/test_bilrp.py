@@ -306,9 +306,9 @@ def test_attention_gets_its_own_preset() -> None:
             return out[:, 0]
 
     found = xai.bilrp(Attends().double(), *images())
-    assert found.composite == "CPLRP"
+    assert found.composite == "AttnLRP"
     assert found.relative_conservation_error < 1e-8
-    assert xai.bilrp(Encoder(), *images()).composite == "EpsilonPlus"
+    assert xai.bilrp(Encoder(), *images()).composite == "EpsilonGamma"
 
 
 def test_the_model_stays_as_it_was() -> None:
