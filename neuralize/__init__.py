@@ -13,6 +13,7 @@ from neuralize import (
     pca,
     pipeline,
 )
+from neuralize.attribution import Attribution
 from neuralize.convert import neuralize, register_converter
 from neuralize.coverage import Coverage, coverage
 from neuralize.engine.registry import register_operation
@@ -26,7 +27,7 @@ from neuralize.errors import (
 )
 from neuralize.kernel_kmeans import KernelKMeans
 from neuralize.lrp import LRP, Trace
-from neuralize.network import Attribution, Neuralized
+from neuralize.network import Neuralized
 from neuralize.propagate import Layer, Ledger, propagating
 from neuralize.score_map import ScoreMap
 from neuralize.svdd import SVDD

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuralize.attribution import Attribution, through_encoder
 from neuralize.convert import register_converter
 from neuralize.encoder import evaluating
 from neuralize.errors import InputError
 from neuralize.inputs import cluster_targets
 from neuralize.lrp import LRP, select_output, unwrapped
-from neuralize.network import Attribution, Neuralized, Output, through_encoder
+from neuralize.network import Neuralized, Output
 from neuralize.score_map import ScoreMap
 
 

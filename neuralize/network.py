@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from neuralize.attribution import Attribution, joined, through_encoder
 from neuralize.chunks import CHUNK_BYTES, join, room_for, rows_per_chunk
-from neuralize.coverage import warn_if_amplified
 from neuralize.encoder import evaluating
 from neuralize.errors import InputError, UnsupportedModelError
 from neuralize.inputs import (
@@ -23,34 +23,12 @@ from neuralize.inputs import (
 )
 from neuralize.layers.distances import MinkowskiDistances, SquaredDistances
 from neuralize.layers.fronts import Projection, Step
-from neuralize.lrp import LRP, Trace
+from neuralize.lrp import LRP
 from neuralize.propagate import propagating
 from neuralize.score_map import ScoreMap
 
 Kind = Literal["cluster", "outlier", "output"]
 Output = Literal["score", "margin"]
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """Relevance of one batch, as tensors: ``evidence = values.sum(features) + sum(absorbed)``.
-
-    Attributes
-    ----------
-    values
-        Relevance of every input feature, in the input's shape ``(n, ...)``.
-    evidence
-        What was explained ``(n,)``.
-    absorbed
-        What constants took, by name, ``(n,)`` each.
-    target
-        Explained cluster per row ``(n,)``, or None for an outlier score.
-    """
-
-    values: Tensor
-    evidence: Tensor
-    absorbed: dict[str, Tensor] = field(default_factory=dict)
-    target: Tensor | None = None
 
 
 class Neuralized(nn.Module):
@@ -442,37 +420,3 @@ class Neuralized(nn.Module):
             f"{self.model_name}: {self.kind}, {self.evidence_name}; threshold {threshold}; "
             f"{self.score_map}"
         )
-
-
-def joined(values: Tensor, parts: Sequence[Attribution]) -> Attribution:
-    """The attributions of consecutive chunks as one; their values lie in ``values`` already."""
-    names = sorted({name for part in parts for name in part.absorbed})
-    absorbed = {
-        name: join([p.absorbed.get(name, torch.zeros_like(p.evidence)) for p in parts])
-        for name in names
-    }
-    targets = [p.target for p in parts if p.target is not None]
-    evidence = join([p.evidence for p in parts])
-    return Attribution(values, evidence, absorbed, join(targets) if targets else None)
-
-
-def through_encoder(
-    lrp: LRP, trace: Trace, x: Tensor, found: Sequence[Attribution], **kwargs: Any
-) -> list[Attribution]:
-    """Relevance of the features sent on to the encoder's input; its shares are named as its own."""
-    if len(found) == 1:
-        values, shares = trace.relevance(found[0].values)
-        values, shares = values[None], {name: share[None] for name, share in shares.items()}
-    else:
-        values, shares = trace.batched(torch.stack([one.values for one in found]))
-    for one, value in zip(found, values, strict=True):
-        warn_if_amplified(lrp, x, one.values.to(trace.output.dtype), value, **kwargs)
-    return [
-        replace(
-            one,
-            values=values[k],
-            absorbed=one.absorbed
-            | {f"encoder {name}": share[k].to(one.evidence) for name, share in shares.items()},
-        )
-        for k, one in enumerate(found)
-    ]

@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 from xai.cli import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/start.md", "docs/cli.md")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in (
+    "start", "cli", "rules", "presets", "coverage", "bilrp", "virtual_layers")))  # fmt: skip
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neuralize.attribution import Attribution
 from neuralize.errors import InputError, UnsupportedModelError
-from neuralize.network import Attribution, Neuralized, Output
+from neuralize.network import Neuralized, Output
 
 BASELINES = (
     "gradient",

@@ -1,7 +1,5 @@
 """Relevance in another basis: dense oracles, other libraries, networks with a planted answer."""
 
-import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -598,12 +596,3 @@ def test_a_model_without_an_exact_form_is_refused(digits: Array) -> None:
 
 def test_a_basis_is_a_basis() -> None:
     assert all(issubclass(kind, Basis) for kind in (DCT, DFT, LinearBasis))
-
-
-def test_code_in_the_documentation_runs() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "virtual_layers.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert blocks
-    names: dict[str, Any] = {"__name__": "docs"}
-    for block in blocks:
-        exec(compile(block, "virtual_layers.md", "exec"), names)

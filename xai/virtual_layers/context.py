@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from neuralize import InputError, Neuralized
+from neuralize.attribution import Attribution
 from neuralize.composites import Composite
 from neuralize.engine.steps import Same
 from neuralize.lrp import LRP, Trace
 from neuralize.module import NeuralizedModule
-from neuralize.network import Attribution
 from neuralize.rules.named import Epsilon, Flat, Rule, WSquare, ZBox
 from neuralize.zennit_composites import ZennitComposite
 

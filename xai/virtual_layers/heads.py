@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from neuralize import Neuralized, UnsupportedModelError
+from neuralize.attribution import Attribution
 from neuralize.layers.distances import Fold, QuadraticForms
 from neuralize.layers.fronts import Elementwise
-from neuralize.network import Attribution
 from xai.virtual_layers.bases import Basis
 
 
