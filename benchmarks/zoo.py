@@ -15,6 +15,8 @@ LayerScale, biases) is filled, so that every branch carries relevance. All in fl
     absorbed    sum of absolute absorbed shares over the evidence, worst row
     time        seconds of forward and relevance over those of one gradient pass (forward, and
                 backward to the input), fastest of the repeats
+    memory      the most bytes of tensors alive at once, modified weights included, over those of
+                one gradient pass
     zennit      sum of zennit's EpsilonPlus relevance over the evidence, or what it raised
     captum      the same for captum's LRP
 
@@ -45,6 +47,7 @@ from torch import Tensor, nn
 
 from neuralize.errors import XaiError
 from neuralize.lrp import LRP
+from neuralize.peak import PeakMemory
 from neuralize.torchvision_guard import import_zennit
 
 SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
@@ -73,6 +76,7 @@ class Row:
     amplified: float | str = ""
     absorbed: float | str = ""
     time: float | str = ""
+    memory: float | str = ""
     zennit: str = ""
     captum: str = ""
     message: str = ""
@@ -228,6 +232,16 @@ def explain(row: Row, model: nn.Module, x: Tensor, composite: str, repeats: int)
     if repeats:
         ours = fastest(once, repeats)
         row.time = ours / fastest(lambda: gradient_pass(model, x), repeats)
+    del output, values, absorbed, total
+    lrp = LRP(model, composite)  # modified weights, made anew, count as well
+    row.memory = peak(once) / peak(lambda: gradient_pass(model, x))
+
+
+def peak(work: Callable[[], Any]) -> int:
+    gc.collect()
+    with PeakMemory() as memory:
+        work()
+    return memory.peak
 
 
 def by_zennit(model: nn.Module, x: Tensor) -> Tensor:
@@ -291,7 +305,7 @@ def measure(family: str, candidate: Candidate, options: argparse.Namespace) -> R
 
 COLUMNS = {
     "name": 34, "size": 5, "result": 24, "forward": 9, "error": 9, "amplified": 10, "absorbed": 9,
-    "time": 6, "zennit": 20, "captum": 20,
+    "time": 6, "memory": 6, "zennit": 20, "captum": 20,
 }  # fmt: skip
 
 
@@ -300,7 +314,7 @@ def shown(row: Row) -> str:
     for name, width in COLUMNS.items():
         value = getattr(row, name)
         if isinstance(value, float):
-            value = f"{value:.2f}" if name == "time" else f"{value:.1e}"
+            value = f"{value:.2f}" if name in ("time", "memory") else f"{value:.1e}"
         cells.append(f"{value!s:{width}}")
     return " ".join(cells).rstrip()
 
@@ -313,12 +327,13 @@ def summary(rows: list[Row], tolerance: float = 1e-4) -> str:
         f"{len(right)} of {len(rows)} explained with an error below {tolerance:g}, "
         f"{len(refused)} refused by name, {len(rows) - len(right) - len(refused)} otherwise"
     ]
-    times = sorted(row.time for row in right if isinstance(row.time, float))
-    if times:
-        lines.append(
-            f"time over a gradient pass: median {times[len(times) // 2]:.2f}, "
-            f"largest {times[-1]:.2f}"
-        )
+    for name in ("time", "memory"):
+        found = sorted(float(getattr(row, name)) for row in right if getattr(row, name) != "")
+        if found:
+            lines.append(
+                f"{name} over a gradient pass: median {found[len(found) // 2]:.2f}, largest "
+                f"{found[-1]:.2f}, above 2: {sum(value > 2 for value in found)}"
+            )
     lines += [f"  {row.name}: {row.result}: {row.message}" for row in rows if row not in right]
     return "\n".join(lines)
 

@@ -26,6 +26,10 @@ class PeakMemory(TorchDispatchMode):
     ...     y = (x + 1) * 2
     >>> memory.peak
     12000
+    >>> with PeakMemory() as memory:
+    ...     z = y.reshape(10, 100).detach()  # no memory of its own
+    >>> memory.peak
+    0
     """
 
     def __init__(self) -> None:
@@ -34,16 +38,20 @@ class PeakMemory(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {
+            t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)
+        }
         result = func(*args, **(kwargs or {}))
         for t in tree_leaves(result):
             if isinstance(t, Tensor):
-                self._count(t)
+                self._count(t, given)
         return result
 
-    def _count(self, t: Tensor) -> None:
+    def _count(self, t: Tensor, given: set[int]) -> None:
         storage = t.untyped_storage()
         key = storage._cdata
-        if key not in self._known:
+        # a view of an operand that is not known was there before: a weight, say
+        if key not in self._known and key not in given:
             size = storage.nbytes()
             self._known.add(key)
             self.alive += size

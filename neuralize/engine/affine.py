@@ -90,32 +90,23 @@ class Weights:
     """A weight and a bias with their modified copies, each made when first asked for.
 
     With ``scale`` ``(c,)``, the weight is that of a map merged with the BatchNorm after it. It is
-    kept only if a rule asks for it as it is: most want a modified copy.
+    made only for modified copies: as it is, it is the own weight and a factor for every channel.
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, scale: Callable[[Tensor], Tensor] | None = None
+        self, map: Map, weight: Tensor, bias: Tensor | None, scale: Tensor | None = None
     ) -> None:
-        self._weight = weight
-        self._scale = scale
+        self._map = map
+        self.own = weight
+        self.scale = scale
         self.bias = bias
         self._made: dict[str, Tensor] = {}
-
-    @property
-    def weight(self) -> Tensor:
-        """``W``, merged."""
-        if self._scale is None:
-            return self._weight
-        return self.modified("", lambda w: w)
 
     def modified(self, name: str, make: Callable[[Tensor], Tensor], *, keep: bool = True) -> Tensor:
         """``make(weight)``, found again by ``name`` unless it is not worth the memory."""
         if name in self._made:
             return self._made[name]
-        merged = self._made.get("")
-        if merged is None:
-            merged = self._weight if self._scale is None else self._scale(self._weight)
-        made = make(merged)
+        made = make(self.own if self.scale is None else self._map.scaled(self.own, self.scale))
         if keep:
             self._made[name] = made
         return made
@@ -137,6 +128,12 @@ class WeightCache:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, ...], tuple[Weights, list[Any], tuple[int, ...]]] = {}
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of the modified weights."""
+        made = [t for weights, _, _ in self._known.values() for t in weights._made.values()]
+        return sum(t.numel() * t.element_size() for t in made)
 
     def get(self, sources: list[Tensor | None], make: Callable[[], Weights]) -> Weights:
         key = tuple(id(t) for t in sources)
@@ -177,10 +174,6 @@ class AffineCall:
     _nonnegative: bool | None = None
 
     # -- weights -----------------------------------------------------------------------------
-
-    @property
-    def weight(self) -> Tensor:
-        return self.weights.weight
 
     @property
     def w_plus(self) -> Tensor:
@@ -231,6 +224,21 @@ class AffineCall:
     def transposed(self, s: Tensor, weight: Tensor) -> Tensor:
         return self.map.transposed(s, weight, self.x.shape)
 
+    def linear(self) -> Tensor:
+        """``W x``, of the merged weight."""
+        z = self.forward(self.x, self.weights.own)
+        return z if self.weights.scale is None else z * self._per_channel(z, self.weights.scale)
+
+    def linear_transposed(self, s: Tensor) -> Tensor:
+        """``W^T s``, of the merged weight."""
+        if self.weights.scale is not None:
+            s = s * self._per_channel(s, self.weights.scale)
+        return self.transposed(s, self.weights.own)
+
+    def _per_channel(self, z: Tensor, values: Tensor) -> Tensor:
+        """``values`` ``(c,)`` so that they broadcast over the output ``z``."""
+        return values.reshape(-1, *[1] * (z.ndim - 1 - self.map.channel_dim(z)))
+
     def times_x(self, own: Tensor) -> Tensor:
         """``x * own``, in place where ``own`` is ours and not a batch of targets."""
         return own * self.x if is_batched(own) else own.mul_(self.x)
@@ -239,7 +247,8 @@ class AffineCall:
     def z(self) -> Tensor:
         """The output; computed again where it was not kept."""
         if self.saved_z is None:
-            self.saved_z = self.forward(self.x, self.weight, self.weights.bias)
+            z, bias = self.linear(), self.weights.bias
+            self.saved_z = z if bias is None else z.add_(self._per_channel(z, bias))
         return self.saved_z
 
     @property
@@ -354,9 +363,7 @@ class AffineCall:
             summed = s.reshape(n, -1, c).sum(1) if self.map.is_linear else s.flatten(2).sum(2)
             self._add("bias", summed @ bias)
             return summed
-        shape = [1] * s.ndim
-        shape[channel] = -1
-        self._add("bias", self.rows.sum(s * bias.reshape(shape)))
+        self._add("bias", self.rows.sum(s * self._per_channel(s, bias)))
         return None
 
     def ignore(self, relevance: Tensor) -> None:

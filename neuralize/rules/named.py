@@ -76,9 +76,9 @@ class Epsilon(Rule):
 
     def split(self, call: AffineCall, relevance: Tensor) -> Tensor:
         b = call.bias(self.zero_params)
-        z = call.z_for(relevance) if b is call.weights.bias else call.forward(call.x, call.weight)
+        z = call.z_for(relevance) if b is call.weights.bias else call.linear()
         s = call.share(relevance, z, b, self.epsilon)
-        return call.times_x(call.transposed(s, call.weight))
+        return call.times_x(call.linear_transposed(s))
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class ZBox(Rule):
 
     def split(self, call: AffineCall, relevance: Tensor) -> Tensor:
         low, high = call.bound(self.low), call.bound(self.high)
-        d = call.forward(call.x, call.weight)
+        d = call.linear()
         d = d.sub_(call.forward(low, call.w_plus)).sub_(call.forward(high, call.w_minus))
         s = call.share(relevance, d, None, self.epsilon, fresh=True)
         # W = W+ + W-: two backward passes instead of three
@@ -273,7 +273,7 @@ class Gradient(Rule):
     """
 
     def split(self, call: AffineCall, relevance: Tensor) -> Tensor:
-        return call.transposed(relevance, call.weight)
+        return call.linear_transposed(relevance)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -153,11 +152,9 @@ def run_affine(
 
     def make() -> Weights:
         if scale is None:
-            return Weights(weight, bias)
+            return Weights(mapping, weight, bias)
         a, b, _ = scale
-        return Weights(
-            weight, b if bias is None else a * bias + b, partial(mapping.scaled, scale=a)
-        )
+        return Weights(mapping, weight, b if bias is None else a * bias + b, a)
 
     if scale is not None:
         sources += scale[2]
