@@ -11,8 +11,8 @@ gradients and a random order.
 Patches leave from the most and from the least relevant; what is gone is replaced by the mean of
 the kept pixels around. Reported is the area between the two curves (larger is better; Samek et al.,
 IEEE TNNLS 28(11), 2017, arXiv 1509.06321), as a share of the mean fall of the evidence, with its
-standard error over pictures, next to the share of relevance that reaches the pixels and to the
-amplification sum |R| / |evidence|.
+standard error over pictures (crops of one photograph count as one), next to the share of relevance
+that reaches the pixels and to the amplification sum |R| / |evidence|.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from captum.attr import IntegratedGradients
+from matplotlib.cbook import get_sample_data
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -83,10 +84,12 @@ class Case:
     low: tuple[float, ...]
     high: tuple[float, ...]
     notes: list[str] = field(default_factory=list)
+    photograph: Array | None = None
+    """The photograph that each picture is a crop of; None where they are independent."""
 
 
 def photographs(folder: Path | None, rows: int, size: int) -> Array:
-    """Pictures ``(n, 3, size, size)`` in 0 to 1: of the folder, else crops of scikit-image's."""
+    """Pictures ``(n, 3, size, size)`` in 0 to 1: of the folder, else crops of what pip installs."""
     if folder is not None:
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpeg", ".jpg", ".png"))
         chosen = np.random.default_rng(0).permutation(len(files))[:rows]
@@ -95,7 +98,13 @@ def photographs(folder: Path | None, rows: int, size: int) -> Array:
     from skimage import data
     from sklearn.datasets import load_sample_images
 
-    found = [data.chelsea(), data.coffee(), data.astronaut(), *load_sample_images().images]
+    with Image.open(get_sample_data("grace_hopper.jpg")) as portrait:
+        hopper = np.asarray(portrait.convert("RGB"))
+    found = [
+        data.chelsea(), data.coffee(), data.astronaut(), data.rocket(), data.retina(),
+        data.hubble_deep_field(), data.immunohistochemistry(), *load_sample_images().images, hopper,
+    ]  # fmt: skip
+    assert len(found) == PHOTOGRAPHS
     dice, crops = np.random.default_rng(0), []
     for i in range(rows):
         picture = found[i % len(found)]
@@ -105,6 +114,14 @@ def photographs(folder: Path | None, rows: int, size: int) -> Array:
         left = int(dice.integers(0, picture.shape[1] - side + 1))
         crops.append(_square(Image.fromarray(picture[top : top + side, left : left + side]), size))
     return np.stack(crops)
+
+
+PHOTOGRAPHS = 10
+
+
+def photograph_of(options: argparse.Namespace, rows: int) -> Array | None:
+    """Number of the photograph behind every picture."""
+    return None if options.images is not None else np.arange(rows) % PHOTOGRAPHS
 
 
 def _square(picture: Image.Image, size: int) -> Array:
@@ -135,7 +152,8 @@ def mobilenet() -> nn.Module:
 def mobilenet_logit(options: argparse.Namespace) -> Case:
     pictures = photographs(options.images, options.rows, 224)
     x, low, high = _normalised(pictures, *IMAGENET)
-    return Case("MobileNetV2, logit", mobilenet(), x, 16, 16, low, high)
+    photograph = photograph_of(options, len(x))
+    return Case("MobileNetV2, logit", mobilenet(), x, 16, 16, low, high, photograph=photograph)
 
 
 def mobilenet_cluster(options: argparse.Namespace) -> Case:
@@ -148,7 +166,7 @@ def mobilenet_cluster(options: argparse.Namespace) -> Case:
     kmeans = KMeans(10, n_init=5, random_state=0).fit(features.double().numpy())
     return Case(
         "MobileNetV2, k-means of features", neuralize(kmeans, features=encoder), x[: options.rows],
-        16, 16, low, high,
+        16, 16, low, high, photograph=photograph_of(options, options.rows),
     )  # fmt: skip
 
 
@@ -161,7 +179,10 @@ def efficientnet(options: argparse.Namespace) -> Case:
     model.load_state_dict(torch.load(weights, weights_only=True))
     pictures = photographs(options.images, options.rows, 224)
     x, low, high = _normalised(pictures, (0.498,) * 3, (0.502,) * 3)
-    return Case("EfficientNet-Lite0, logit", model.eval(), x, 16, 16, low, high)
+    photograph = photograph_of(options, len(x))
+    return Case(
+        "EfficientNet-Lite0, logit", model.eval(), x, 16, 16, low, high, photograph=photograph
+    )
 
 
 def resnet(options: argparse.Namespace) -> Case:
@@ -178,6 +199,7 @@ def resnet(options: argparse.Namespace) -> Case:
     return Case(
         "ResNet-20, logit", cifar_resnet20("logits"), torch.from_numpy(pictures).float(), 4, 3,
         (0.0,) * 3, (1.0,) * 3,
+        photograph=None if options.cifar is not None else photograph_of(options, len(pictures)),
     )  # fmt: skip
 
 
@@ -381,9 +403,12 @@ def measure(case: Case, steps: int, figures: Path | None) -> pd.DataFrame:
         if not steps:
             return
         between, drop = areas(case, relevance, target, rule, steps)
-        found.append(between / drop.mean())
-        lines.append({"network": case.name, "explanation": name, "area": found[-1].mean(),
-                      "standard_error": found[-1].std(ddof=1) / len(between) ** 0.5,
+        area = between / drop.mean()
+        if case.photograph is not None:
+            area = np.array([area[case.photograph == i].mean() for i in np.unique(case.photograph)])
+        found.append(area)
+        lines.append({"network": case.name, "explanation": name, "area": area.mean(),
+                      "standard_error": area.std(ddof=1) / len(area) ** 0.5,
                       "seconds": seconds, **more})  # fmt: skip
         print(f"{case.name:34s} {name:34s} {lines[-1]['area']:.3f} ± "
               f"{lines[-1]['standard_error']:.3f}  {more}", flush=True)  # fmt: skip

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neuralize.engine.affine import plain
 from neuralize.engine.registry import Call, operation, out_of_place, register_operation
 from neuralize.engine.rows import Rows, rows_of
 from neuralize.engine.run import Tag, replace_tensors, tensors_in
+from neuralize.engine.steps import Shares, Step, transpose_of
 from neuralize.errors import NoRuleError
 
 KEEPS_ORDER = ("reshape", "view", "flatten", "unflatten", "contiguous", "clone", "view_as",
@@ -108,18 +111,40 @@ def _tokens(call: Call) -> Any:
     return result
 
 
+class Surrounded(Step):
+    """Values moved among zeros that were not there: what relevance these receive stays here.
+
+    Rules that split by more than ``x_i w_ij`` (Flat, w-square, z-box, take-most) give them some.
+    """
+
+    sinks = ("padding",)
+
+    def __init__(self, f: Callable[[Tensor], Tensor], rows: Rows) -> None:
+        self.f, self.rows = f, rows
+
+    def compute(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        self.like = x.new_empty(1).expand(x.shape)
+        return self.f(x)
+
+    def split(self, relevance: Tensor) -> tuple[Sequence[Tensor | None], Shares]:
+        (r,) = transpose_of(self.f, self.like)(relevance)
+        outside = self.f(torch.ones_like(self.like)) != 1
+        lost = self.rows.sum(relevance.where(outside, relevance.new_zeros(())))
+        return [r], {"padding": lost} if bool(plain(lost).any()) else {}
+
+
 def unfold(call: Call) -> Any:
-    """``F.unfold``: windows of an image, one column each; padding has nothing to hand on."""
+    """``F.unfold``: windows of an image, one column each."""
     rows = call.tag.rows
     if rows.n > 1 and (rows.dim != 0 or rows.groups != 1 or call.x.ndim != 4):
         raise NoRuleError(
             f"unfold in {call.run.place} got images whose rows lie in another dimension than the "
             "first. Explain one row at a time (batch_size=1)."
         )
-    result = call.func(*call.args, **call.kwargs)
-    call.run.note(call.operation)
     tag = call.tag
-    return call.run.mark(result, Tag(call.run, rows, nonnegative=tag.nonnegative, gate=tag.gate))
+    step = Surrounded(call.of(call.x), rows)
+    return call.apply(step, rule="exact", nonnegative=tag.nonnegative, gate=tag.gate)
 
 
 register_operation(F.unfold, unfold)
@@ -128,20 +153,22 @@ register_operation(F.unfold, unfold)
 @operation("pad", "reflection_pad", "constant_pad_nd", "replication_pad", "circular_pad",
            "masked_fill", "zero_pad", "max_unpool1d", "max_unpool2d", "max_unpool3d")  # fmt: skip
 def padded(call: Call) -> Any:
-    """Padding and masking: moved values keep their relevance, zeros have none to hand on."""
+    """Padding and masking: moved values keep their relevance, zeros absorb what they receive."""
     if call.name in _FILLS:
         given = call.arguments("input", *_FILLS[call.name])
         at, fill = given[1], given[-1]
         if isinstance(fill, Tensor) or (fill and math.isfinite(fill)):
             return _filled(call, at, fill)
-    func = call.of(call.x) if call.in_place else None
-    result = func(call.x) if func is not None else call.func(*call.args, **call.kwargs)
-    call.run.note(call.operation)
     tag = call.tag
-    rows = tag.rows if tag.rows.n == 1 or tag.rows.dim == 0 else call.rows_like(result)
-    return call.run.mark(
-        result, Tag(call.run, rows, raw=tag.raw, nonnegative=tag.nonnegative, gate=tag.gate)
-    )
+    step = Surrounded(call.of(call.x), tag.rows)
+    known: dict[str, Any] = {
+        "raw": tag.raw, "nonnegative": tag.nonnegative, "gate": tag.gate
+    }  # fmt: skip
+    z = call.apply(step, rule="exact", **known)
+    if tag.rows.n > 1 and tag.rows.dim != 0:
+        step.rows = call.rows_like(z)
+        call.mark_like(z, **known)
+    return z
 
 
 _FILLS = {
