@@ -436,6 +436,26 @@ def measure(case: Case, steps: int, figures: Path | None) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def markdown(found: pd.DataFrame) -> str:
+    """The table of the docs: area, its standard error, amplification, share that reaches pixels."""
+    networks = list(dict.fromkeys(found["network"]))
+    lines = ["| explanation | " + " | ".join(networks) + " |", "|" + " --- |" * (len(networks) + 1)]
+    for name in dict.fromkeys(found["explanation"]):
+        cells = []
+        for network in networks:
+            row = found[(found["network"] == network) & (found["explanation"] == name)]
+            if row.empty:
+                cells.append("")
+                continue
+            (row,) = (line for _, line in row.iterrows())
+            cell = f"{row['area']:.3f} ± {row['standard_error']:.3f}"
+            if not np.isnan(row["amplification"]):
+                cell += f" ({row['amplification']:.2g}, {row['reaches']:.2g})"
+            cells.append(cell)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, help="folder of photographs; else scikit-image's")
@@ -445,7 +465,11 @@ def main() -> None:
     parser.add_argument("--only", choices=list(CASES), action="append")
     parser.add_argument("--figures", type=Path, help="folder for pictures of the maps")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, nargs="+", help="print what --out wrote, and end")
     options = parser.parse_args()
+    if options.table is not None:
+        print(markdown(pd.concat([pd.read_csv(path) for path in options.table])))
+        return
     tables = []
     for name in options.only or CASES:
         try:

@@ -306,7 +306,9 @@ def measure(family: str, candidate: Candidate, options: argparse.Namespace) -> R
         row.result, row.message = f"refused: {type(error).__name__}", str(error)
     except Exception as error:
         row.result, row.message = f"failed: {type(error).__name__}", str(error)
-    if options.others:
+    if options.others and row.parameters > options.largest_copied:
+        row.zennit = row.captum = "too large to copy"
+    elif options.others:
         row.zennit = beside(by_zennit, model, x)
         row.captum = beside(by_captum, model, x)
     return row
@@ -358,6 +360,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="0 measures no times")
     parser.add_argument("--largest", type=float, default=math.inf, help="most parameters to try")
+    parser.add_argument(
+        "--largest-copied", type=float, default=4e8,
+        help="most parameters to run zennit and captum with: they get copies, captum makes its own",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--composite", default="epsilon")
     parser.add_argument("--no-others", dest="others", action="store_false")

@@ -199,6 +199,8 @@ class Trace:
             Seeds of another shape, or a second call without ``keep=True``.
         """
         self._begin(seeds.shape[1:])
+        if not len(seeds):
+            raise InputError("Expected at least one seed, got none.")
         names = list(self.run.sinks)
         sinks = [self.run.sinks[name] for name in names]
         inputs = [self.leaf, *sinks]

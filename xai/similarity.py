@@ -148,9 +148,13 @@ class SimilarityRelevance:
     def accounts(self) -> pd.DataFrame:
         """Parts of ``a`` (rows) times parts of ``b`` (columns), summed over the directions.
 
-        The first entry is the sum of all relevance; the others are absorbed.
+        The first entry is the sum of all relevance; the others are absorbed, but for names that
+        took nothing.
         """
-        rows, columns = self.a.parts(), self.b.parts()
+        rows, columns = (
+            {name: v for name, v in side.parts().items() if name == INPUT or v.any()}
+            for side in (self.a, self.b)
+        )
         table = np.stack(list(rows.values())) @ np.stack(list(columns.values())).T
         return pd.DataFrame(table, index=list(rows), columns=list(columns))
 

@@ -127,7 +127,7 @@ class WeightCache:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, ...], tuple[Weights, list[Any], tuple[int, ...]]] = {}
+        self._known: dict[tuple[int, ...], tuple[Weights, list[Any], tuple[Any, ...]]] = {}
 
     @property
     def kept_bytes(self) -> int:
@@ -137,7 +137,7 @@ class WeightCache:
 
     def get(self, sources: list[Tensor | None], make: Callable[[], Weights]) -> Weights:
         key = tuple(id(t) for t in sources)
-        versions = tuple(0 if t is None or t.is_inference() else t._version for t in sources)
+        versions = tuple(state_of(t) for t in sources)
         found = self._known.get(key)
         if (
             found is not None
@@ -156,6 +156,14 @@ class WeightCache:
         refs = [None if t is None else weakref.ref(t, forget) for t in sources]
         self._known[key] = (weights, refs, versions)
         return weights
+
+
+def state_of(t: Tensor | None) -> Any:
+    """What changes when a weight does: writes through ``.data`` do not even raise its version."""
+    if t is None:
+        return None
+    version = 0 if t.is_inference() else t._version
+    return version, t.data_ptr(), t.dtype, t.device, float(t.detach().sum())
 
 
 @dataclass

@@ -48,6 +48,7 @@ class Mode(TorchFunctionMode):
         run = self.run
         if run.foreign or _running() is not run:
             return func(*args, **kwargs)
+        target = args[0] if args else kwargs.get("input")
         if run.alias:
             args = replace_tensors(args, run.resolve)
             kwargs = replace_tensors(kwargs, run.resolve)
@@ -67,7 +68,9 @@ class Mode(TorchFunctionMode):
         if not tracked:
             return self._constant(func, args, kwargs)
         with torch.enable_grad(), _full_precision(tracked[0][0].device.type):
-            call = Call(run, self, func, operation, args, kwargs, tracked)
+            out = kwargs.get("out") if operation != "setitem" else None
+            kwargs = {name: value for name, value in kwargs.items() if name != "out"}
+            call = Call(run, self, func, operation, args, kwargs, tracked, target, out)
             handler = handler_for(func, operation)
             if handler is not None:
                 return call.finish(handler(call))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -111,6 +111,10 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     tracked: list[tuple[Tensor, Tag]]
+    target: Any = None
+    """The first operand as the model holds it, for operations in place."""
+    out: Any = None
+    """The tensor that the result is written into."""
 
     @property
     def x(self) -> Tensor:
@@ -206,6 +210,45 @@ class Call:
         """Mark a result whose rows lie as in the operand."""
         return self.run.mark(t, Tag(self.run, self.rows_like(t), **known))
 
+    def require_apart(self, dims: Iterable[int], x: Tensor | None = None) -> None:
+        """Refuse an operation along ``dims`` that would mix the rows of the batch.
+
+        Raises
+        ------
+        NoRuleError
+            The rows lie along one of ``dims``.
+        """
+        x = self.x if x is None else x
+        tag = self.run.tag(x)
+        if tag is not None and tag.rows.varies(dims, x.shape):
+            raise self.mixing()
+
+    def mixing(self) -> NoRuleError:
+        """The error for an operation in which rows of the batch meet."""
+        return NoRuleError(
+            f"{self.name} in {self.run.place} mixes the rows of the batch, so relevance cannot be "
+            "told apart by row. Explain one row at a time (batch_size=1)."
+        )
+
+    def broadcast_rows(self, shape: torch.Size, *operands: Tensor) -> Rows:
+        """Rows of a result of ``shape``, in which entries of the operands meet one to one.
+
+        Raises
+        ------
+        NoRuleError
+            Entries of different rows meet.
+        """
+        found: Rows | None = None
+        for t, tag in self.tracked:
+            if operands and not any(t is operand for operand in operands):
+                continue
+            rows = broadcast(tag.rows, t.shape, shape, t.device)
+            if found is not None and not found.agree(rows, shape):
+                raise self.mixing()
+            found = found or rows
+        assert found is not None, "no operand carries relevance"
+        return found
+
     def rows_like(self, t: Tensor) -> Rows:
         """Rows of a result, from those of the operands."""
         for _, tag in self.tracked:
@@ -222,12 +265,21 @@ class Call:
 
     def finish(self, result: Any) -> Any:
         """Let an operation in place replace its operand; one with ``out=``, that tensor."""
-        target = self.kwargs.get("out")
-        if self.in_place:
-            target = self.args[0] if self.args else self.kwargs.get("input")
+        target = self.target if self.in_place else self.out
         if isinstance(result, Tensor) and isinstance(target, Tensor) and target is not result:
-            self.run.overwrite(target, result)
+            return self.run.overwrite(target, result)
         return result
+
+
+def broadcast(
+    rows: Rows, shape: torch.Size, wide: torch.Size, device: torch.device | None = None
+) -> Rows:
+    """Rows of a tensor of ``shape`` that is broadcast to ``wide``."""
+    if rows.n == 1 or shape == wide:
+        return rows
+    if rows.dim is not None and rows.groups == 1:
+        return Rows(rows.n, rows.dim + len(wide) - len(shape))
+    return rows.follow(lambda t: t.expand(wide), shape, device)
 
 
 class _Slot:

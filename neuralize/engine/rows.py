@@ -7,7 +7,7 @@ always it costs nothing, because the shadow of a tensor is an expanded ``arange`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,23 @@ class Rows:
             and len(shape) > self.dim
             and (shape[self.dim] == self.n * self.groups)
         )
+
+    def agree(self, other: Rows, shape: torch.Size | tuple[int, ...]) -> bool:
+        """Whether both say the same of a tensor of ``shape``."""
+        if self.n == 1 or (self.dim is not None and self == other):
+            return True
+        return torch.equal(self.shadow(shape).cpu(), other.shadow(shape).cpu())
+
+    def varies(self, dims: Iterable[int], shape: torch.Size | tuple[int, ...]) -> bool:
+        """Whether entries along any of ``dims`` belong to different rows."""
+        if self.n == 1:
+            return False
+        along = {d % max(len(shape), 1) for d in dims}
+        if self.dim is not None:
+            return self.dim in along
+        index = self.index
+        assert index is not None
+        return any(bool((index != index.narrow(d, 0, 1)).any()) for d in along if shape[d] > 1)
 
     def shadow(
         self, shape: torch.Size | tuple[int, ...], device: torch.device | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -92,6 +93,8 @@ class Run:
             id(p): name for name, p in (*self.model.named_parameters(), *self.model.named_buffers())
         }
         self.alias: Any = WeakIdKeyDictionary()
+        self.versions: Any = WeakIdKeyDictionary()
+        self.originals: Any = WeakIdKeyDictionary()
         self.tokens: Any = WeakIdKeyDictionary()
         self.transposes: Any = WeakIdKeyDictionary()
         self.constants: Any = WeakIdKeyDictionary()
@@ -196,33 +199,81 @@ class Run:
             Absorb(constant.detach(), rows, name), [], "constant", "absorbs", rows=rows
         )
 
-    def overwrite(self, target: Tensor, value: Tensor) -> None:
-        """``target`` was changed in place: from now on it stands for ``value``.
+    def overwrite(self, target: Tensor, value: Tensor) -> Tensor:
+        """``target`` was changed in place: from now on it stands for ``value``, which is returned.
 
-        Nothing is written into memory that a rule may have kept; a view's base gets a copy.
+        Nothing is written into memory that a rule may have kept; a view's base gets a copy, and the
+        value is then a view of that.
         """
+        target = self._original(target)
         base = target._base
-        if base is not None and base.is_floating_point():
-            tag = self.tag(self.resolve(base)) or self.tag(value)
-            assert tag is not None
-            if self.tag(self.resolve(base)) is None:
-                # a constant into which signals are written: what it keeps of its own is absorbed
-                rows = tag.rows if tag.rows.fits(base.shape) else self._rows_of_base(base)
-                self.alias[base] = self.absorbing(base, rows)
-                tag = Tag(self, rows)
-            fresh = _laid_out(self.resolve(base), base)
-            _view_of(fresh, base, target).copy_(value)
-            self.alias[base] = self.mark(fresh, Tag(self, tag.rows))
-        self.alias[target] = value
+        if base is not None and base.is_floating_point() and not self._is_all_of(target, base):
+            value = self._written(base, target, value)
+            self.alias[target] = value
+        else:
+            self.alias[self._latest(target)] = value
+        if value is not target:
+            self.originals[value] = weakref.ref(target)
+        return value
 
-    def _rows_of_base(self, base: Tensor) -> Rows:
-        """Rows of a constant that signals are written into: the batch comes first."""
+    def _is_all_of(self, view: Tensor, base: Tensor) -> bool:
+        """Whether a view is the whole of a base that only torch itself holds (InstanceNorm)."""
+        inside = self.tag(base) is None and self.tag(view) is not None
+        return inside and view.numel() == base.numel() and base not in self.alias
+
+    def _written(self, base: Tensor, target: Tensor, value: Tensor) -> Tensor:
+        """Write ``value`` into a copy of ``base``; returns what ``target`` is of that copy."""
+        whole = self.resolve(base)
+        tag = self.tag(whole)
+        known = self.tag(value)
+        if tag is None:
+            if known is None:
+                raise NoRuleError(f"An operation in place in {self.place} writes no signal.")
+            # a constant into which signals are written: what it keeps of its own is absorbed
+            rows = self.rows_around(
+                base, lambda t: _view_of(t.contiguous(), base, target), known.rows, value
+            )
+            tag = Tag(self, rows)
+            whole = self.absorbing(base, rows)
+        fresh = _laid_out(whole, base)
+        _view_of(fresh, base, target).copy_(value)
+        self.alias[self._latest(base)] = self.mark(fresh, Tag(self, tag.rows))
+        self.versions[target] = fresh
+        with torch.enable_grad():
+            written = _view_of(fresh, base, target)
+        if known is None:
+            rows = tag.rows.follow(
+                lambda t: _view_of(t.contiguous(), base, target), base.shape, base.device
+            )
+            return self.mark(written, Tag(self, rows))
+        kept = Tag(self, known.rows, nonnegative=known.nonnegative, gate=known.gate)
+        return self.mark(written, kept)
+
+    def rows_around(
+        self, constant: Tensor, part: Callable[[Tensor], Tensor], rows: Rows, value: Tensor
+    ) -> Rows:
+        """Rows of a constant, of which a part was written over with a signal that has ``rows``.
+
+        Raises
+        ------
+        NoRuleError
+            No dimension of the constant counts the rows as the signal does.
+        """
         n = self.rows.n
-        if base.ndim and base.shape[0] % n == 0:
-            return Rows(n, 0, base.shape[0] // n)
+        if n == 1:
+            return rows
+        for dim, size in enumerate(constant.shape):
+            groups = size // n if dim == 0 and size % n == 0 else 1
+            if size != n * groups:
+                continue
+            found = Rows(n, dim, groups)
+            there = found.follow(part, constant.shape, constant.device)
+            shape = part(found.shadow(constant.shape, constant.device)).shape
+            if there.agree(_expanded_rows(rows, value.shape, shape), shape):
+                return found
         raise NoRuleError(
             f"An operation in place in {self.place} writes signals into constants of shape "
-            f"{tuple(base.shape)}, whose rows cannot be told. Explain one row at a time "
+            f"{tuple(constant.shape)}, whose rows cannot be told. Explain one row at a time "
             "(batch_size=1)."
         )
 
@@ -278,15 +329,26 @@ class Run:
         with torch._C.DisableTorchFunction():
             return self.apply(MeterAbove(meter), [output], "module", meter.name, rows=rows)
 
+    def _original(self, t: Tensor) -> Tensor:
+        """The tensor whose value ``t`` is the latest of: both names stand for the same memory."""
+        found = self.originals.get(t)
+        return t if found is None or found() is None else found()
+
+    def _latest(self, t: Tensor) -> Tensor:
+        while t in self.alias:
+            t = self.alias[t]
+        return t
+
     def resolve(self, t: Tensor) -> Tensor:
         """What a tensor became by operations in place, on it or on the tensor it is a view of."""
-        while True:
-            if t in self.alias:
-                t = self.alias[t]
-            elif (base := t._base) is not None and base in self.alias:
+        t = self._original(t)
+        base = t._base
+        if base is not None and base in self.alias:
+            whole = self.resolve(base)
+            if self.versions.get(t) is not whole:
                 self.alias[t] = self._renewed(t, base)
-            else:
-                return t
+                self.versions[t] = whole
+        return self._latest(t)
 
     def _renewed(self, view: Tensor, base: Tensor) -> Tensor:
         """A view that was taken before its base was overwritten, as it reads now."""
@@ -316,6 +378,11 @@ def _view_of(whole: Tensor, base: Tensor, view: Tensor) -> Tensor:
         whole = _laid_out(whole, base)
     offset = whole.storage_offset() + view.storage_offset() - base.storage_offset()
     return whole.as_strided(view.size(), view.stride(), offset)
+
+
+def _expanded_rows(rows: Rows, shape: torch.Size, wide: torch.Size) -> Rows:
+    """Rows of a tensor that is broadcast to a wider shape."""
+    return rows if shape == wide else rows.follow(lambda t: t.expand(wide), shape)
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:

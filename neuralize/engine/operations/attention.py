@@ -19,7 +19,7 @@ from neuralize.engine.registry import Call, operation
 from neuralize.engine.rows import Rows
 from neuralize.engine.steps import Shares, Step, fold_to, share
 from neuralize.errors import NoRuleError
-from neuralize.rules.named import AttnLRP
+from neuralize.rules.named import CPLRP
 
 
 class Attention(nn.Module):
@@ -87,7 +87,9 @@ class ScaledDotProduct(Step):
             ones = torch.ones(size, dtype=torch.bool, device=scores.device).tril()
             bias = torch.zeros(size, dtype=scores.dtype, device=scores.device)
             bias = bias.masked_fill(~ones, -math.inf)
-        return torch.softmax(scores + bias, -1), bias
+        a = torch.softmax(scores + bias, -1)
+        # a query that sees nothing attends to nothing, as torch has it
+        return a.nan_to_num(0.0) if self.mask is not None else a, bias
 
     def split(self, relevance: Tensor) -> tuple[Sequence[Tensor | None], Shares]:
         a, bias = self.weights()
@@ -142,11 +144,31 @@ def scaled_dot_product_attention(call: Call) -> Any:
 
     tag = run.tag(q)
     assert tag is not None
+    for t in (q, k, v):
+        call.require_apart([-2, -1], t)
+    _require_same_rows(call, q, k, v)
     step = ScaledDotProduct(
-        f, isinstance(rule, AttnLRP), None if mask is None else mask.detach(), bool(causal), scale,
-        groups, tag.rows,
+        f, not isinstance(rule, CPLRP), None if mask is None else mask.detach(), bool(causal),
+        scale, groups, tag.rows,
     )  # fmt: skip
     return call.apply(step, [q, k, v], rule, tag.rows)
+
+
+def _require_same_rows(call: Call, *operands: Tensor) -> None:
+    """Refuse queries that meet keys of another row."""
+    rows = [tag.rows for t in operands if (tag := call.run.tag(t)) is not None]
+    if rows[0].n == 1 or (rows[0].dim is not None and all(r == rows[0] for r in rows)):
+        return
+    heads = operands[0].shape[-3] if operands[0].ndim > 2 else 1
+    lines = []
+    for r, t in zip(rows, operands, strict=True):
+        line = r.shadow(t.shape)[..., 0, 0]
+        if line.ndim and line.shape[-1] not in (1, heads):  # shared by groups of queries
+            line = line.repeat_interleave(heads // line.shape[-1], -1)
+        lines.append(line)
+    first, *others = torch.broadcast_tensors(*lines)
+    if any(not torch.equal(first, other) for other in others):
+        raise call.mixing()
 
 
 def _spelled_out(

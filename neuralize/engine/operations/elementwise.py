@@ -18,7 +18,6 @@ from neuralize.engine.operations.attention import Softmax
 from neuralize.engine.registry import Call, operation
 from neuralize.engine.rows import Rows
 from neuralize.engine.steps import Product, Same, Stop, Sum
-from neuralize.errors import NoRuleError
 from neuralize.rules.named import Epsilon, Ignore, Pass
 
 ACTIVATIONS = (
@@ -58,13 +57,10 @@ def softmax(call: Call) -> Any:
     """A gate: attention. As a signal of its own its rule is that of AttnLRP."""
     x = call.x
     dim = call.arguments("input", "dim")[1]
+    dim = call.kwargs.get("axis", dim)
     if dim is None:  # what torch then takes, with a warning
         dim = 0 if x.ndim in (0, 1, 3) else 1
-    if call.tag.rows.dim == int(dim) % max(x.ndim, 1) and call.tag.rows.n > 1:
-        raise NoRuleError(
-            f"softmax in {call.run.place} runs over the rows of the batch, so relevance cannot be "
-            "told apart by row. Explain one row at a time (batch_size=1)."
-        )
+    call.require_apart([int(dim)])
     step = Softmax(call.of(x), int(dim), call.tag.rows)
     return call.apply(step, rule="AttnLRP", gate="softmax", nonnegative=True)
 
@@ -72,7 +68,7 @@ def softmax(call: Call) -> Any:
 @operation("softmin")
 def softmin(call: Call) -> Any:
     """A softmax of the negative."""
-    dim = call.arguments("input", "dim")[1]
+    dim = call.kwargs.get("axis", call.arguments("input", "dim")[1])
     with call.mode:
         return F.softmax(-call.x, dim)
 
@@ -81,15 +77,22 @@ def _elementwise(call: Call, kind: str) -> Any:
     x, tag = call.x, call.tag
     f = call.of(x)
     rule = call.rule(Activation)
-    if isinstance(rule, Ignore):
-        return call.apply(Stop(f, 1, tag.rows), rule=rule)
-    nonnegative = call.name in _NONNEGATIVE or (
+    others = [v for v in (*call.args[1:], *call.kwargs.values()) if isinstance(v, Tensor)]
+    rows = _result_rows(call, x, *others) if others else tag.rows
+    nonnegative = (call.name in _NONNEGATIVE and _keeps_sign(call)) or (
         call.name == "hardtanh" and (call.arguments("input", "min_val", min_val=-1.0)[1] or 0) >= 0
     )
-    y = call.apply(Same(f, x.shape), [x], rule="Pass", nonnegative=nonnegative, gate=kind)
+    if isinstance(rule, Ignore):
+        return call.apply(Stop(f, 1, rows), rule=rule, rows=rows)
+    y = call.apply(Same(f, x.shape), [x], "Pass", rows, nonnegative=nonnegative, gate=kind)
     if call.name == "relu" and tag.step is not None:
         tag.step.rectified(y.detach())
     return y
+
+
+def _keeps_sign(call: Call) -> bool:
+    """A softplus with a negative beta is negative."""
+    return call.name != "softplus" or call.arguments("input", "beta", beta=1.0)[1] > 0
 
 
 @operation("add", "sub", "rsub")
@@ -104,7 +107,7 @@ def add(call: Call) -> Any:
     )
     rule = call.rule(SumKind)
     if tracked_a is not None and tracked_b is not None:
-        rows = _rows(call, torch.broadcast_shapes(a.shape, b.shape))
+        rows = call.broadcast_rows(torch.broadcast_shapes(a.shape, b.shape))
         if isinstance(rule, Ignore):
             return call.apply(Stop(call.of(a, b), 2, rows), [a, b], rule, rows)
         step = Sum(rows, _epsilon(rule), (sign_a, sign_b))
@@ -122,7 +125,7 @@ def add(call: Call) -> Any:
     name = call.run.constant_name(other)
     constant = torch.as_tensor(other, dtype=torch.result_type(x, other), device=x.device)
     constant = constant.detach() * other_sign
-    rows = _rows(call, torch.broadcast_shapes(x.shape, constant.shape), x)
+    rows = call.broadcast_rows(torch.broadcast_shapes(x.shape, constant.shape))
     if isinstance(rule, Pass) or tag.raw or tag.gate:
         # an offset of the input's own units, such as normalisation, is no evidence
         return call.apply(Same(call.of(x), x.shape), [x], "Pass", rows, **known)
@@ -151,19 +154,6 @@ def _epsilon(rule: Any) -> float:
     return rule.epsilon if isinstance(rule, Epsilon) else 1e-6
 
 
-def _rows(call: Call, shape: torch.Size, x: Tensor | None = None) -> Rows:
-    """Rows of a broadcast result."""
-    n = call.run.rows.n
-    operands = call.tracked if x is None else [(x, call.run.tag(x))]
-    for t, tag in operands:
-        if tag is not None and (n == 1 or t.shape == shape):
-            return tag.rows
-    for t, tag in operands:
-        if tag is not None:
-            return tag.rows.follow(lambda shadow: shadow.expand(shape), t.shape, t.device)
-    raise AssertionError("no operand carries relevance")
-
-
 @operation("mul")
 def multiply(call: Call) -> Any:
     """A product with a constant passes; of gate and signal, the signal takes all."""
@@ -176,7 +166,7 @@ def product(call: Call, a: Any, b: Any) -> Any:
     tag_b = call.run.tag(b) if isinstance(b, Tensor) else None
     if tag_a is not None and tag_b is not None:
         shape = torch.broadcast_shapes(a.shape, b.shape)
-        rows = _rows(call, shape)
+        rows = call.broadcast_rows(shape)
         positive = tag_a.nonnegative and tag_b.nonnegative
         if a is b:
             return call.apply(Same(call.of(a), a.shape), [a], nonnegative=True)
@@ -197,7 +187,7 @@ def product(call: Call, a: Any, b: Any) -> Any:
     rows = tag.rows
     positive = tag.nonnegative and isinstance(other, float | int) and other >= 0
     if isinstance(other, Tensor):
-        rows = _rows(call, torch.broadcast_shapes(x.shape, other.shape), x)
+        rows = call.broadcast_rows(torch.broadcast_shapes(x.shape, other.shape))
     return call.apply(
         Same(call.of(x), x.shape), [x], "Pass", rows,
         raw=tag.raw, gate=tag.gate, nonnegative=positive,
@@ -214,17 +204,17 @@ def divide(call: Call) -> Any:
     tag_b = call.run.tag(b) if isinstance(b, Tensor) else None
     if tag_a is None:
         return call.apply(
-            Same(call.of(b), b.shape), [b], rows=_result_rows(call, a, b, b), gate="gate"
+            Same(call.of(b), b.shape), [b], rows=_result_rows(call, a, b), gate="gate"
         )
     return call.apply(
-        Same(call.of(a), a.shape), [a], rows=_result_rows(call, a, b, a),
+        Same(call.of(a), a.shape), [a], rows=_result_rows(call, a, b),
         raw=tag_a.raw and tag_b is None, gate=tag_a.gate,
     )  # fmt: skip
 
 
-def _result_rows(call: Call, a: Any, b: Any, x: Tensor) -> Rows:
-    shapes = [t.shape for t in (a, b) if isinstance(t, Tensor)]
-    return _rows(call, torch.broadcast_shapes(*shapes), x)
+def _result_rows(call: Call, *operands: Any) -> Rows:
+    shapes = [t.shape for t in operands if isinstance(t, Tensor)]
+    return call.broadcast_rows(torch.broadcast_shapes(*shapes))
 
 
 @operation("glu")

@@ -68,6 +68,10 @@ def centred(
     """Run a normalisation under Norm, Epsilon, Pass or Ignore."""
     rule = call.rule(kind)
     f = call.of(call.x)
+    if len(grouped) == call.x.ndim:
+        call.require_apart(dims)
+    else:  # groups of channels: the batch comes first
+        call.require_apart(range(1, call.x.ndim))
     if isinstance(rule, Pass):
         return call.apply(Same(f, call.x.shape), rule=rule)
     if isinstance(rule, Ignore):
@@ -127,6 +131,12 @@ def instance_norm(call: Call) -> Any:
 @operation("rms_norm", "normalize", "local_response_norm")
 def scaled_only(call: Call) -> Any:
     """Only a detached scale per entry: Pass."""
+    if call.name == "normalize":
+        call.require_apart([int(call.arguments("input", "p", "dim", dim=1)[2])])
+    elif call.name == "rms_norm":
+        call.require_apart(range(-len(call.arguments("input", "normalized_shape")[1]), 0))
+    else:
+        call.require_apart([1])
     return call.apply(Same(call.of(call.x), call.x.shape), raw=False)
 
 

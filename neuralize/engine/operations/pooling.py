@@ -33,7 +33,14 @@ _AVERAGES: dict[str, type[nn.Module]] = {
            "adaptive_avg_pool3d")  # fmt: skip
 def average_pool(call: Call) -> Any:
     """Degree one, ``R_i = x_i sum_j w_ij R_j / z_j`` (Norm)."""
-    return linear_map(call, call.rule(_AVERAGES[call.name]), call.rows_like)
+    call.require_apart(range(-_nd(call.name), 0))
+    positive = (call.arguments(*_POOLED)[6] or 1) > 0  # a divisor of one's own may turn the sign
+    rule = call.rule(_AVERAGES[call.name])
+    return linear_map(call, rule, call.rows_like, nonnegative=positive and call.tag.nonnegative)
+
+
+_POOLED = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad",
+           "divisor_override")  # fmt: skip
 
 
 def linear_map(call: Call, rule: Rule, rows_like: Any = None, **known: Any) -> Any:
@@ -51,7 +58,7 @@ def linear_map(call: Call, rule: Rule, rows_like: Any = None, **known: Any) -> A
             f"{rule} is no rule for {call.name} in {call.run.place}; use Norm or Epsilon."
         )
     step = Euler(f, 1, rows, rule.epsilon)
-    return call.apply(step, rule=rule, rows=rows, nonnegative=call.tag.nonnegative, **known)
+    return call.apply(step, rule=rule, rows=rows, **known)
 
 
 @operation("mean", "sum", "nansum")
@@ -100,6 +107,7 @@ def max_pool(call: Call) -> Any:
     rule = call.rule(nn.MaxPool2d)
     if isinstance(rule, TakeMost):
         return _take_most(call, rule)
+    call.require_apart(range(-_nd(call.name.removesuffix("_with_indices")), 0))
     if not isinstance(rule, WinnerTakeAll | Pass):
         raise NoRuleError(
             f"{rule} is no rule for {call.name} in {call.run.place}; use WinnerTakeAll or TakeMost."
@@ -141,6 +149,10 @@ def _take_most(call: Call, rule: TakeMost) -> Any:
         "input", "kernel_size", "stride", "padding", "dilation", "ceil_mode",
         padding=0, dilation=1, ceil_mode=False,
     )  # fmt: skip
+    if x.ndim != 4 or call.tag.rows.varies((1,), x.shape):
+        raise NoRuleError(
+            f"TakeMost in {call.run.place} expects images (n, c, h, w), got {tuple(x.shape)}."
+        )
     if ceil:
         raise NoRuleError(f"TakeMost with ceil_mode=True is not known, in {call.run.place}.")
     two = [tuple(v) if isinstance(v, list | tuple) else (v, v) for v in
@@ -162,7 +174,29 @@ def _take_most(call: Call, rule: TakeMost) -> Any:
            "affine_grid", "diff")  # fmt: skip
 def resample(call: Call) -> Any:
     """Linear in its input without parameters: Norm."""
-    return linear_map(call, call.rule(nn.Upsample), call.rows_like)
+    _, given = call.arguments("input", "dim")
+    if call.name == "diff":
+        return _difference(call)
+    call.require_apart([given] if call.name == "cumsum" else range(1, call.x.ndim))
+    known = {"nonnegative": call.tag.nonnegative and _averages(call)}
+    return linear_map(call, call.rule(nn.Upsample), call.rows_like, **known)
+
+
+def _averages(call: Call) -> bool:
+    """Whether all weights of a resampling are non-negative: those of cubics are not."""
+    return "bicubic" not in (*call.args, *call.kwargs.values())
+
+
+def _difference(call: Call) -> Any:
+    """``torch.diff``, as the subtractions it is."""
+    x, n, dim, before, after = call.arguments("input", "n", "dim", "prepend", "append", n=1, dim=-1)
+    with call.mode:
+        parts = [t for t in (before, x, after) if t is not None]
+        x = torch.cat(parts, dim) if len(parts) > 1 else x
+        for _ in range(n):
+            length = x.shape[dim] - 1
+            x = x.narrow(dim, 1, length) - x.narrow(dim, 0, length)
+        return x
 
 
 @operation("grid_sample", "grid_sampler")
@@ -172,7 +206,9 @@ def sample(call: Call) -> Any:
         raise NoRuleError(
             f"grid_sample in {call.run.place} reads constants at places made of the input: no rule."
         )
-    return resample(call)
+    call.require_apart(range(1, call.x.ndim))
+    rows, positive = call.rows_like, call.tag.nonnegative and _averages(call)
+    return linear_map(call, call.rule(nn.Upsample), rows, nonnegative=positive)
 
 
 @operation("norm", "vector_norm", "linalg_vector_norm", "linalg_norm", "std")
@@ -190,6 +226,9 @@ def variance(call: Call) -> Any:
 def _statistic(call: Call, degree: int) -> Any:
     f = call.of(call.x)
     rows = call.tag.rows
+    order = call.kwargs.get("p", call.kwargs.get("ord", call.args[1] if call.args[1:] else 2))
+    if "norm" in call.name and order in (0, 0.0):
+        raise NoRuleError(f"{call.name} in {call.run.place} counts entries (p=0): no rule.")
     if rows.n > 1:
         with torch.no_grad():
             keeps = f(call.x.detach()).ndim == call.x.ndim
@@ -202,7 +241,8 @@ def _statistic(call: Call, degree: int) -> Any:
 def _dim_of_statistic(call: Call) -> Any:
     """``dim`` by name or position: the second argument of a variance, the third of a norm."""
     at = 1 if call.name in ("std", "var", "std_mean", "var_mean") else 2
-    dim = call.kwargs.get("dim", call.args[at] if len(call.args) > at else None)
+    dim = call.args[at] if len(call.args) > at else None
+    dim = call.kwargs.get("dim", call.kwargs.get("axis", dim))
     return None if isinstance(dim, bool) else dim  # var(x, unbiased)
 
 
@@ -241,11 +281,14 @@ def extremes(call: Call) -> Any:
             rows = call.tag.rows
         elif call.name in _ALONG:
             at, default = _ALONG[call.name]
-            dim = call.kwargs.get("dim", call.args[at] if at < len(call.args) else default)
+            dim = call.args[at] if at < len(call.args) else default
+            dim = call.kwargs.get("dim", call.kwargs.get("axis", dim))
             reduced_rows(call, dim, True)  # refuses the dimension of the batch
             rows = call.rows_like(t)
         else:
-            dim = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else None)
+            at = 2 if call.name == "kthvalue" else 1
+            dim = call.args[at] if len(call.args) > at else (-1 if at == 2 else None)
+            dim = call.kwargs.get("dim", call.kwargs.get("axis", dim))
             rows = reduced_rows(call, dim, t.ndim == call.x.ndim)
         call.run.mark(t, Tag(call.run, rows, nonnegative=call.tag.nonnegative))
     return result

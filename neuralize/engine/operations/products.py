@@ -15,7 +15,7 @@ from neuralize.engine.rows import Rows, rows_of
 from neuralize.engine.run import replace_tensors, tensors_in
 from neuralize.engine.steps import Euler
 from neuralize.errors import NoRuleError
-from neuralize.rules.named import AttnLRP
+from neuralize.rules.named import CPLRP
 
 _WITH_ADDEND = {
     "addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2"), "addbmm": ("batch1", "batch2"),
@@ -52,7 +52,7 @@ def matrix_product(call: Call) -> Any:
     rows = _product_rows(call)
     if bool(tag_a.gate) != bool(tag_b.gate):
         gate = tag_a.gate or tag_b.gate
-        uniform = gate == "softmax" and isinstance(call.rule(Attention), AttnLRP)
+        uniform = gate == "softmax" and not isinstance(call.rule(Attention), CPLRP)
         if not uniform:
             signal = b if tag_a.gate else a
             return call.apply(

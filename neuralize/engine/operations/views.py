@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuralize.engine.affine import plain
-from neuralize.engine.registry import Call, operation, out_of_place, register_operation
+from neuralize.engine.registry import (
+    Call,
+    broadcast,
+    operation,
+    out_of_place,
+    register_operation,
+)
 from neuralize.engine.rows import Rows, rows_of
 from neuralize.engine.run import Tag, replace_tensors, tensors_in
 from neuralize.engine.steps import Shares, Step, transpose_of
@@ -29,7 +35,7 @@ MOVES = ("permute", "transpose", "movedim", "moveaxis", "chunk", "split", "tenso
          "index_select", "gather", "take_along_dim", "flip", "fliplr", "flipud", "roll", "rot90",
          "repeat", "tile", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle",
          "channel_shuffle", "native_channel_shuffle", "t", "adjoint", "diagonal", "unfold", "take",
-         "masked_select", "unsafe_chunk", "unsafe_split", "slice", "as_strided", "tril", "triu",
+         "masked_select", "unsafe_chunk", "unsafe_split", "slice", "as_strided",
          "hsplit", "vsplit", "dsplit", "atleast_1d", "atleast_2d", "atleast_3d", "squeeze_",
          "attribute T", "attribute mT", "attribute H", "attribute mH",
          "swapaxes")  # fmt: skip
@@ -53,9 +59,14 @@ def view(call: Call) -> Any:
         if result.dtype in (torch.float16, torch.bfloat16):
             result = x.view_as(x)
     elif call.in_place:
-        result = call.of(x)(x)
+        result = call.of(x)(x).clone()  # a view of what it replaces would stand for itself
     else:
         result = call.func(*call.args, **call.kwargs)
+    if "dropout" in call.name and _at_random(call):
+        raise NoRuleError(
+            f"{call.name} in {call.run.place} drops values at random although the network is in "
+            "evaluation mode. Pass training=self.training there."
+        )
     call.run.note(call.operation)
     known: dict[str, Any] = {"raw": tag.raw, "nonnegative": tag.nonnegative, "gate": tag.gate}
     outputs = [t for t in tensors_in(result) if t.requires_grad]
@@ -78,6 +89,12 @@ def view(call: Call) -> Any:
     return result
 
 
+def _at_random(call: Call) -> bool:
+    second = "train" if call.func in (torch.dropout, torch.native_dropout) else "training"
+    _, p, training = call.arguments("input", "p", second, p=0.5, training=True)
+    return bool(p) and bool(training)
+
+
 def _on_shadow(call: Call, x: Tensor, tag: Tag) -> Any:
     shadow = tag.rows.shadow(x.shape, x.device)
     if call.name == "as_strided":  # reads memory, so the shadow has to lie as the operand does
@@ -94,20 +111,27 @@ def _tokens(call: Call) -> Any:
     """Views of token numbers: the leaf that stands for them moves along."""
     run = call.run
     ids = call.x
-    leaf = run.tokens.get(ids)
+    leaf, tag = run.tokens.get(ids), call.tag
     result = call.func(*call.args, **call.kwargs)
-    if leaf is None or not isinstance(result, Tensor) or result.is_floating_point():
+    found = [t for t in tensors_in(result) if not t.is_floating_point()]
+    if leaf is None or not found:
         return result
     if call.name in ("to", "type", "clone", "contiguous", "detach"):
-        moved = leaf
+        moved, shadows = [leaf], [tag.rows.shadow(ids.shape, ids.device)]
     else:
-        swap = lambda t: leaf if t is ids else t  # noqa: E731
-        moved = call.func(*replace_tensors(call.args, swap), **replace_tensors(call.kwargs, swap))
-    run.tokens[result] = moved
-    rows = call.rows_like(result)
-    if moved is not leaf:
-        run.mark(moved, Tag(run, rows))
-    result._lrp = Tag(run, rows)  # type: ignore[attr-defined]
+
+        def on(stand_in: Tensor) -> list[Tensor]:
+            swap = lambda t: stand_in if t is ids else t  # noqa: E731
+            args, kwargs = replace_tensors(call.args, swap), replace_tensors(call.kwargs, swap)
+            return list(tensors_in(call.func(*args, **kwargs)))
+
+        moved, shadows = on(leaf), on(tag.rows.shadow(ids.shape, ids.device).contiguous())
+    for t, stands, shadow in zip(found, moved, shadows, strict=True):
+        run.tokens[t] = stands
+        known = Tag(run, rows_of(shadow, run.rows.n) if run.rows.n > 1 else run.rows)
+        if stands is not leaf:
+            run.mark(stands, Tag(run, known.rows))
+        t._lrp = known  # type: ignore[attr-defined]
     return result
 
 
@@ -151,7 +175,8 @@ register_operation(F.unfold, unfold)
 
 
 @operation("pad", "reflection_pad", "constant_pad_nd", "replication_pad", "circular_pad",
-           "masked_fill", "zero_pad", "max_unpool1d", "max_unpool2d", "max_unpool3d")  # fmt: skip
+           "masked_fill", "zero_pad", "tril", "triu", "max_unpool1d", "max_unpool2d",
+           "max_unpool3d")  # fmt: skip
 def padded(call: Call) -> Any:
     """Padding and masking: moved values keep their relevance, zeros absorb what they receive."""
     if call.name in _FILLS:
@@ -159,6 +184,13 @@ def padded(call: Call) -> Any:
         at, fill = given[1], given[-1]
         if isinstance(fill, Tensor) or (fill and math.isfinite(fill)):
             return _filled(call, at, fill)
+    if call.name.startswith("max_unpool"):
+        places = call.arguments("input", "indices")[1].flatten(-int(call.name[-2])).sort(-1).values
+        if bool((places[..., 1:] == places[..., :-1]).any()):
+            raise NoRuleError(
+                f"{call.operation} in {call.run.place} writes twice to one place: the windows of "
+                "its pool overlap."
+            )
     tag = call.tag
     step = Surrounded(call.of(call.x), tag.rows)
     known: dict[str, Any] = {
@@ -190,18 +222,27 @@ def _filled(call: Call, at: Any, fill: Any) -> Any:
 
 @operation("cat", "stack", "hstack", "vstack", "dstack", "column_stack", "where", "index_put",
            "index_copy", "scatter", "select_scatter", "slice_scatter", "masked_scatter",
-           "block_diag", "meshgrid", "broadcast_tensors", "index_fill")  # fmt: skip
+           "meshgrid", "broadcast_tensors", "index_fill")  # fmt: skip
 def absorbing_constants(call: Call) -> Any:
     """Signals beside constants (a class token): the constants' share stays with them, by name."""
     run = call.run
     shape_rows = _joined_rows(call)
+    _require_single_places(call)
+    if call.name == "index_fill" or (
+        call.name == "scatter"
+        and not isinstance(call.arguments("input", "dim", "index", "src")[3], Tensor)
+    ):
+        return _number_written(call)
+    constants = 0
 
     def absorb(t: Tensor) -> Tensor:
+        nonlocal constants
         if run.tag(t) is not None or not t.is_floating_point():
             return t
+        constants += 1
         if whole is not None and t.shape != whole:
-            t = _expanded(call, t, whole)
-        rows = _constant_rows(call, t)
+            t = _expanded(call, t, whole, None if t.ndim else call.x.dtype)  # as torch promotes
+        rows = _constant_rows(call, t) if shape_rows is None or whole is None else shape_rows
         if rows is None:
             raise NoRuleError(
                 f"{call.operation} in {run.place} puts a constant of shape {tuple(t.shape)} beside "
@@ -216,6 +257,7 @@ def absorbing_constants(call: Call) -> Any:
             given = (*given[:1], *(_tensor_like(call.x, v) for v in given[1:]))
             named = {k: _tensor_like(call.x, v) for k, v in named.items()}
         whole = torch.broadcast_shapes(*(t.shape for t in tensors_in((given, named))))
+        shape_rows = call.broadcast_rows(whole)
     args, kwargs = replace_tensors(given, absorb), replace_tensors(named, absorb)
     func = _out_of_place(call)
     result = func(*args, **kwargs)
@@ -223,8 +265,7 @@ def absorbing_constants(call: Call) -> Any:
     tags = [tag for _, tag in call.tracked]
     known: dict[str, Any] = {
         "raw": all(tag.raw for tag in tags),
-        "nonnegative": all(tag.nonnegative for tag in tags)
-        and len(list(tensors_in(call.args))) == len(tags),
+        "nonnegative": all(tag.nonnegative for tag in tags) and not constants,
         "gate": tags[0].gate if all(tag.gate for tag in tags) else "",
     }
     for t in tensors_in(result):
@@ -234,7 +275,42 @@ def absorbing_constants(call: Call) -> Any:
     return result
 
 
-_BROADCAST = ("where", "maximum", "minimum", "fmax", "fmin", "max", "min")
+_BROADCAST = ("where", "maximum", "minimum", "fmax", "fmin", "max", "min", "broadcast_tensors")
+
+
+def _number_written(call: Call) -> Any:
+    """``index_fill``, and ``scatter`` of a number: the same as a number where a mask says."""
+    x, dim, index, number = call.arguments("input", "dim", "index", "value")
+    mask = torch.zeros_like(x, dtype=torch.bool)
+    write = torch.Tensor.scatter if call.name == "scatter" else torch.Tensor.index_fill
+    mask = write(mask, int(dim), index, True)
+    with call.mode:
+        return torch.where(mask, number, x)
+
+
+def _require_single_places(call: Call) -> None:
+    """Refuse indexed writes that name a place twice, or that add up."""
+    if call.name not in ("scatter", "index_copy", "index_put"):
+        return
+    if call.kwargs.get("reduce") or call.kwargs.get("accumulate") or (
+        call.name == "index_put" and len(call.args) > 3 and call.args[3]
+    ):  # fmt: skip
+        raise NoRuleError(
+            f"{call.operation} in {call.run.place} adds to or multiplies what is there already: no "
+            "rule. Write it as a sum or a product."
+        )
+    if call.name == "index_put":
+        x, indices = call.arguments("input", "indices")
+        _require_once(call, x, lambda t: t[tuple(indices)])
+        return
+    x, dim, index = call.arguments("input", "dim", "index")
+    counts = index if call.name == "scatter" else index.reshape(-1)
+    lines = counts.movedim(int(dim), 0) if counts.ndim > 1 else counts
+    ordered = lines.sort(0).values
+    if len(ordered) > 1 and bool((ordered[1:] == ordered[:-1]).any()):
+        raise NoRuleError(
+            f"{call.operation} in {call.run.place} writes twice to one place. Write each once."
+        )
 
 
 def _tensor_like(x: Tensor, value: Any) -> Tensor:
@@ -243,9 +319,9 @@ def _tensor_like(x: Tensor, value: Any) -> Tensor:
     return torch.as_tensor(value, dtype=x.dtype, device=x.device)
 
 
-def _expanded(call: Call, t: Tensor, shape: torch.Size) -> Tensor:
+def _expanded(call: Call, t: Tensor, shape: torch.Size, dtype: torch.dtype | None = None) -> Tensor:
     """A constant in the shape of the signals beside it, under its own name."""
-    wide = t.detach().expand(shape)
+    wide = t.detach().to(dtype or t.dtype).expand(shape)
     call.run.constants[wide] = call.run.constant_name(t)
     return wide
 
@@ -296,28 +372,46 @@ def setitem(call: Call) -> Any:
     """``x[index] = value``: ``x`` becomes a copy in which it was written."""
     target, index, value = call.args
     run = call.run
-    tag = run.tag(target)
+    tag, known = run.tag(target), run.tag(value) if isinstance(value, Tensor) else None
+
+    def part(t: Tensor) -> Tensor:
+        return t[index]
+
+    shape = part(target.detach()).shape
     if tag is None:
         # a constant that begins to carry relevance: what it keeps of its own is absorbed
-        rows = _constant_rows(call, target)
-        if rows is None:
-            rows = call.rows_like(target)
+        if known is None:
+            raise NoRuleError(f"setitem in {run.place} has a signal for an index: no rule.")
+        rows = run.rows_around(target, part, known.rows, value)
         base = run.absorbing(target, rows).clone()
     else:
         rows, base = tag.rows, target.clone()
-    if not isinstance(value, Tensor) or run.tag(value) is None:
-        # a constant written over signals absorbs its share; zeros have none
-        constant = value if isinstance(value, Tensor) else _tensor_like(target, value)
-        value = constant.detach().to(target.dtype)
-        if bool(value.any()):
-            constant = _expanded(call, constant, target.detach()[index].shape)
-            there = rows.follow(lambda t: t[index], target.shape, target.device)
-            value = run.absorbing(constant, there)
+    there = rows.follow(part, target.shape, target.device)
+    if known is None:
+        # a constant written over signals absorbs its share
+        constant = _expanded(call, _tensor_like(target, value), shape, target.dtype)
+        value = run.absorbing(constant, there)
+    elif not there.agree(broadcast(known.rows, value.shape, shape), shape):
+        raise call.mixing()
+    _require_once(call, target, part)
     base[index] = value
     run.note("setitem")
     run.mark(base, Tag(run, rows))
-    run.overwrite(target, base)
+    run.overwrite(call.target, base)
     return None
+
+
+def _require_once(call: Call, target: Tensor, part: Callable[[Tensor], Tensor]) -> None:
+    """Refuse an index that names a place twice: the gradient then counts its relevance twice."""
+    places = part(torch.arange(target.numel(), device=target.device).reshape(target.shape))
+    if places.numel() > 1 and _repeats(places):
+        raise NoRuleError(
+            f"{call.operation} in {call.run.place} writes twice to one place. Write each once."
+        )
+
+
+def _repeats(places: Tensor) -> bool:
+    return int(places.unique().numel()) < places.numel()
 
 
 @operation("numpy", "__array__")
@@ -334,6 +428,7 @@ def copy(call: Call) -> Any:
     """``x.copy_(source)``: ``x`` becomes the source."""
     target, source = call.args[:2]
     if call.run.tag(source) is None:
-        return source.detach().to(target.dtype).expand(target.shape).clone()
+        constant = _expanded(call, source, target.shape, target.dtype)
+        return call.run.absorbing(constant, call.tag.rows)
     with call.mode:
         return source.to(target.dtype).expand(target.shape).clone()
