@@ -107,6 +107,10 @@ class Trace:
                 "Expected a batch (n, ...) as a tensor, got "
                 + (f"shape {tuple(x.shape)}." if isinstance(x, Tensor) else f"{type(x).__name__}.")
             )
+        if x.is_complex() or x.dtype in (torch.bool, torch.float16, torch.bfloat16):
+            raise InputError(
+                f"Expected input in float32 or float64, or token numbers, got {x.dtype}."
+            )
         rows = Rows(len(x))
         self.run = Run(lrp.model, lrp.composite, rows, lrp.cache, recording, keep, device=x.device)
         with aside():

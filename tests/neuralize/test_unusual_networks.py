@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuralize.composites import Composite, epsilon
-from neuralize.errors import NoRuleError
+from neuralize.errors import InputError, NoRuleError
 from neuralize.lrp import LRP
-from neuralize.rules import WSquare, ZPlus
+from neuralize.rules import AttnLRP, Pass, Rule, TakeMost, WinnerTakeAll, WSquare, ZPlus
 from tests.neuralize.gradient_oracle import random
 
 Forward = Callable[[Tensor], Tensor]
@@ -320,3 +320,27 @@ def test_what_no_rule_holds_for_is_refused(name: str) -> None:
     forward, message = REFUSED[name]
     with pytest.raises(NoRuleError, match=message):
         LRP(Between(forward).double(), "epsilon").trace(random(1, 3, 6))
+
+
+@pytest.mark.parametrize("rule", [TakeMost(), WinnerTakeAll(), AttnLRP(), Pass()])
+def test_a_rule_for_something_else_is_refused_by_path(rule: Rule) -> None:
+    composite = epsilon().with_rules(layer_map=[(nn.Linear, rule)])
+    with pytest.raises(NoRuleError, match=r"is no rule for linear in '1' \(Linear\)"):
+        LRP(nn.Sequential(nn.ReLU(), nn.Linear(6, 4)), composite).trace(torch.rand(2, 6))
+
+
+def test_a_product_by_name() -> None:
+    torch.manual_seed(0)
+    adds_up(Between(lambda y: torch.matmul(input=y, other=W.T)), random(1, 3, 6), "epsilon")
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.complex128, torch.bfloat16])
+def test_input_of_another_kind_is_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(InputError, match="float32 or float64"):
+        LRP(nn.Linear(6, 4), "epsilon").trace(torch.ones(2, 6).to(dtype))
+
+
+def test_no_seed_at_all() -> None:
+    trace = LRP(nn.Linear(6, 4), "epsilon").trace(torch.rand(2, 6))
+    with pytest.raises(InputError, match="at least one seed"):
+        trace.batched(torch.zeros(0, 2, 4))

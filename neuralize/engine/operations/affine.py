@@ -173,6 +173,13 @@ def run_affine(
         isinstance(origin.rule, Pass) and mapping.is_linear and (weight.shape[0] == weight.shape[1])
     ):
         step = Same(f, origin.x.shape)
+    elif type(origin.rule).split is Rule.split or (
+        isinstance(origin.rule, Pass) and mapping.is_linear
+    ):
+        raise NoRuleError(
+            f"{origin.rule} is no rule for {call.name} in {call.run.place}, which splits relevance "
+            "over its inputs; use Epsilon, ZPlus, Gamma or another rule for layers with weights."
+        )
     else:
         step = Affine(inner, origin.rule, f)
     z = call.apply(step, [origin.x], origin.rule, rows, origin=origin if scale is None else None)

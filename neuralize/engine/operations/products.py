@@ -68,9 +68,9 @@ def matrix_product(call: Call) -> Any:
 
 def _with_constant(call: Call) -> Any:
     x, tag = call.tracked[0]
-    if call.name == "matmul" and call.args[0] is x and len(call.args) > 1:
-        other = call.args[1]
-        if isinstance(other, Tensor) and other.ndim == 2:
+    if call.name == "matmul":
+        left, other = call.arguments("input", "other")
+        if left is x and isinstance(other, Tensor) and other.ndim == 2:
             with call.mode:
                 return F.linear(x, _transposed_weight(call, other))
     rows = _product_rows(call)
