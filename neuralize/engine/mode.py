@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch
 from torch.nn.modules import module as nn_module
 from torch.overrides import TorchFunctionMode
 
@@ -80,6 +81,10 @@ class Mode(TorchFunctionMode):
             return call.finish(call.unknown(result))
 
     def _constant(self, func: Any, args: Any, kwargs: Any) -> Any:
+        for t in (*tensors_in(args), *tensors_in(kwargs)):
+            # inside vmap or jvp signals have no tags, and would pass for constants
+            if _functorch.is_functorch_wrapped_tensor(t) and t.is_floating_point():
+                raise escaped(self.run, f"{operation_name(func)} under torch.func")
         with torch.no_grad():
             result = func(*args, **kwargs)
         named = {
@@ -94,8 +99,8 @@ def escaped(run: Run, operation: str) -> NoRuleError:
     """The error for a tensor whose history the engine has not seen."""
     return NoRuleError(
         f"{operation} in {run.place} got a tensor from an operation that the engine cannot see: "
-        "TorchScript, a custom autograd.Function or an extension. Rewrite that operation with "
-        "torch functions, or give its module a rule of its own, e.g. composite.with_rules("
+        "TorchScript, torch.func, a custom autograd.Function or an extension. Rewrite that "
+        "operation with torch functions, or give its module a rule of its own, e.g. composite.with_rules("
         'name_map=[(["path.of.the.module"], Pass())]) for one that works element by element.'
     )
 

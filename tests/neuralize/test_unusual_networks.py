@@ -311,6 +311,8 @@ REFUSED: dict[str, tuple[Forward, str]] = {
     ),
     "unpool": (unpooled, "windows of its pool overlap"),
     "dropout": (lambda y: F.dropout(y, 0.5, True), "at random"),
+    "vmap": (lambda y: y + torch.vmap(torch.sin)(y), "torch.func"),
+    "new_tensor": (lambda y: y + y.new_tensor(y), "new_tensor"),
     "count": (lambda y: y.norm(p=0, dim=1), "counts entries"),
 }
 

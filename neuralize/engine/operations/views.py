@@ -414,12 +414,12 @@ def _repeats(places: Tensor) -> bool:
     return int(places.unique().numel()) < places.numel()
 
 
-@operation("numpy", "__array__")
+@operation("numpy", "__array__", "tensor", "new_tensor")
 def leaves_torch(call: Call) -> Any:
-    """Numpy computes where no rule can be met."""
+    """Numpy computes where no rule can be met; a new tensor knows nothing of the old one."""
     raise NoRuleError(
-        f"{call.run.place} hands a signal to numpy, where relevance cannot follow it. Rewrite that "
-        "part with torch functions."
+        f"{call.run.place} hands a signal to {call.name.strip('_')}, where relevance cannot follow "
+        "it. Rewrite that part with torch functions; clone() copies."
     )
 
 
