@@ -100,8 +100,9 @@ def escaped(run: Run, operation: str) -> NoRuleError:
     return NoRuleError(
         f"{operation} in {run.place} got a tensor from an operation that the engine cannot see: "
         "TorchScript, torch.func, a custom autograd.Function or an extension. Rewrite that "
-        "operation with torch functions, or give its module a rule of its own, e.g. composite.with_rules("
-        'name_map=[(["path.of.the.module"], Pass())]) for one that works element by element.'
+        "operation with torch functions, or give its module a rule of its own, e.g. "
+        'composite.with_rules(name_map=[(["path.of.the.module"], Pass())]) for one that works '
+        "element by element."
     )
 
 
