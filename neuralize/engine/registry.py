@@ -230,7 +230,7 @@ class Call:
             "told apart by row. Explain one row at a time (batch_size=1)."
         )
 
-    def broadcast_rows(self, shape: torch.Size, *operands: Tensor) -> Rows:
+    def broadcast_rows(self, shape: torch.Size) -> Rows:
         """Rows of a result of ``shape``, in which entries of the operands meet one to one.
 
         Raises
@@ -240,9 +240,7 @@ class Call:
         """
         found: Rows | None = None
         for t, tag in self.tracked:
-            if operands and not any(t is operand for operand in operands):
-                continue
-            rows = broadcast(tag.rows, t.shape, shape, t.device)
+            rows = tag.rows.broadcast(t.shape, shape, t.device)
             if found is not None and not found.agree(rows, shape):
                 raise self.mixing()
             found = found or rows
@@ -269,17 +267,6 @@ class Call:
         if isinstance(result, Tensor) and isinstance(target, Tensor) and target is not result:
             return self.run.overwrite(target, result)
         return result
-
-
-def broadcast(
-    rows: Rows, shape: torch.Size, wide: torch.Size, device: torch.device | None = None
-) -> Rows:
-    """Rows of a tensor of ``shape`` that is broadcast to ``wide``."""
-    if rows.n == 1 or shape == wide:
-        return rows
-    if rows.dim is not None and rows.groups == 1:
-        return Rows(rows.n, rows.dim + len(wide) - len(shape))
-    return rows.follow(lambda t: t.expand(wide), shape, device)
 
 
 class _Slot:

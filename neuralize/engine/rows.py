@@ -108,6 +108,16 @@ class Rows:
         sizes[self.dim] = self.n * self.groups
         return numbers.reshape(sizes).expand(*shape)
 
+    def broadcast(
+        self, shape: torch.Size, wide: torch.Size, device: torch.device | None = None
+    ) -> Rows:
+        """Rows of a tensor of ``shape`` that is broadcast to ``wide``."""
+        if self.n == 1 or shape == wide:
+            return self
+        if self.dim is not None and self.groups == 1:
+            return Rows(self.n, self.dim + len(wide) - len(shape))
+        return self.follow(lambda t: t.expand(wide), shape, device)
+
     def follow(
         self,
         view: Callable[[Tensor], Any],

@@ -269,7 +269,7 @@ class Run:
             found = Rows(n, dim, groups)
             there = found.follow(part, constant.shape, constant.device)
             shape = part(found.shadow(constant.shape, constant.device)).shape
-            if there.agree(_expanded_rows(rows, value.shape, shape), shape):
+            if there.agree(rows.broadcast(value.shape, shape), shape):
                 return found
         raise NoRuleError(
             f"An operation in place in {self.place} writes signals into constants of shape "
@@ -378,11 +378,6 @@ def _view_of(whole: Tensor, base: Tensor, view: Tensor) -> Tensor:
         whole = _laid_out(whole, base)
     offset = whole.storage_offset() + view.storage_offset() - base.storage_offset()
     return whole.as_strided(view.size(), view.stride(), offset)
-
-
-def _expanded_rows(rows: Rows, shape: torch.Size, wide: torch.Size) -> Rows:
-    """Rows of a tensor that is broadcast to a wider shape."""
-    return rows if shape == wide else rows.follow(lambda t: t.expand(wide), shape)
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:

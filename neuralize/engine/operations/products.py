@@ -14,7 +14,6 @@ from neuralize.engine.registry import Call, operation
 from neuralize.engine.rows import Rows, rows_of
 from neuralize.engine.run import replace_tensors, tensors_in
 from neuralize.engine.steps import Euler
-from neuralize.errors import NoRuleError
 from neuralize.rules.named import CPLRP
 
 _WITH_ADDEND = {
@@ -124,10 +123,10 @@ def _product_rows(call: Call) -> Rows:
             )
             mean = mean / count
             if bool(((square / count - mean**2).abs() > 1e-6 * mean**2).any()):
-                raise _mixed(call)
+                raise call.mixing()
             shadows.append(mean.round() - 1)
         if any(not torch.equal(shadow, shadows[0]) for shadow in shadows[1:]):
-            raise _mixed(call)
+            raise call.mixing()
     return rows_of(shadows[0].int(), rows.n)
 
 
@@ -154,13 +153,6 @@ def _with_ones(call: Call, x: Tensor, value: Tensor) -> Tensor:
         *replace_tensors(call.args, swap), **replace_tensors(call.kwargs, swap)
     )
     return result
-
-
-def _mixed(call: Call) -> NoRuleError:
-    return NoRuleError(
-        f"{call.operation} in {call.run.place} mixes the rows of the batch, so relevance cannot be "
-        "told apart by row. Explain one row at a time (batch_size=1)."
-    )
 
 
 @operation("bilinear")

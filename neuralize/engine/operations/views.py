@@ -11,13 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuralize.engine.affine import plain
-from neuralize.engine.registry import (
-    Call,
-    broadcast,
-    operation,
-    out_of_place,
-    register_operation,
-)
+from neuralize.engine.registry import Call, operation, out_of_place, register_operation
 from neuralize.engine.rows import Rows, rows_of
 from neuralize.engine.run import Tag, replace_tensors, tensors_in
 from neuralize.engine.steps import Shares, Step, transpose_of
@@ -391,7 +385,7 @@ def setitem(call: Call) -> Any:
         # a constant written over signals absorbs its share
         constant = _expanded(call, _tensor_like(target, value), shape, target.dtype)
         value = run.absorbing(constant, there)
-    elif not there.agree(broadcast(known.rows, value.shape, shape), shape):
+    elif not there.agree(known.rows.broadcast(value.shape, shape), shape):
         raise call.mixing()
     _require_once(call, target, part)
     base[index] = value
@@ -404,14 +398,10 @@ def setitem(call: Call) -> Any:
 def _require_once(call: Call, target: Tensor, part: Callable[[Tensor], Tensor]) -> None:
     """Refuse an index that names a place twice: the gradient then counts its relevance twice."""
     places = part(torch.arange(target.numel(), device=target.device).reshape(target.shape))
-    if places.numel() > 1 and _repeats(places):
+    if int(places.unique().numel()) < places.numel():
         raise NoRuleError(
             f"{call.operation} in {call.run.place} writes twice to one place. Write each once."
         )
-
-
-def _repeats(places: Tensor) -> bool:
-    return int(places.unique().numel()) < places.numel()
 
 
 @operation("numpy", "__array__", "tensor", "new_tensor")
