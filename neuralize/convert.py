@@ -77,7 +77,7 @@ def neuralize(
     features
         An encoder below it: the model was then fitted on ``features(x)``.
     dtype, device
-        Of the network's constants: float64 on the CPU when missing.
+        Of the network's constants: float64 on the CPU when missing; deep detectors keep their own.
     options
         Options of that model's converter, e.g. ``stiffness=`` for clusterings; the docs' table of
         supported models lists them. An unknown one is an error.
@@ -109,7 +109,7 @@ def neuralize(
     with torch.inference_mode(False):
         net = _network_of(model, options)
         if not isinstance(model, nn.Module):
-            net = net.to(dtype=dtype or torch.float64, device=device)
+            net = net.to(dtype=dtype or net.native_dtype, device=device)
         elif dtype is not None or device is not None:
             net = copy.deepcopy(net).to(dtype=dtype, device=device)  # the caller's stays as it is
     if features is not None:

@@ -286,7 +286,7 @@ def warn_if_amplified(lrp: LRP, x: Tensor, seed: Tensor, values: Tensor, **kwarg
     The worst row is propagated once more, with an eye on every operation, to name the one to blame.
     """
     rows = values.detach().flatten(1).abs().sum(1).double()
-    seeded = seed.detach().flatten(1).abs().sum(1).double()
+    seeded = seed.detach().reshape(len(seed), -1).abs().sum(1).double()
     ratio = rows / seeded.clamp(min=torch.finfo(torch.float64).tiny)
     bad = ~rows.isfinite() | ((ratio > LIMIT) & (seeded > 0))
     if not bool(bad.any()):

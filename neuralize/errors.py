@@ -28,3 +28,19 @@ class NoRuleError(XaiError, TypeError):
 
 class AmplificationWarning(UserWarning):
     """Relevance came out NaN, or far larger than what was explained: the map is noise."""
+
+
+class TrainingError(XaiError, RuntimeError):
+    """Training cannot begin or go on: a loss that is not finite, a checkpoint that does not fit."""
+
+
+class CheckpointError(XaiError, ValueError):
+    """A checkpoint that is damaged, or whose keys or shapes are not the network's."""
+
+
+class TrainingWarning(UserWarning):
+    """Training ended early, or on doubtful data: the fitted model may be poor."""
+
+
+class CollapseWarning(UserWarning):
+    """The network maps everything onto nearly one point, or is built so that it can."""

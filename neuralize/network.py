@@ -59,6 +59,8 @@ class Neuralized(nn.Module):
         False where the model scores a row against the other rows of its batch.
     differentiable
         False for step functions, which have no useful gradient.
+    native_dtype
+        Floating type of a network made without ``dtype=``; None leaves it as the model has it.
     feature_names
         Columns the model was fitted on, where it knows their names.
     """
@@ -68,6 +70,7 @@ class Neuralized(nn.Module):
     homogeneous: bool = True
     row_independent: bool = True
     differentiable: bool = True
+    native_dtype: ClassVar[torch.dtype | None] = torch.float64
 
     def __init__(
         self,

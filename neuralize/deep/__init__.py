@@ -1,0 +1,20 @@
+"""Deep anomaly detectors, trainable and neuralized: fit, score, and explain down to the input.
+
+All count as PyOD does: ``decision_function`` is higher for the more abnormal, ``predict`` gives 1
+for outliers.
+"""
+
+from neuralize.deep.deep_sad import DeepSAD
+from neuralize.deep.deep_svdd import DeepSVDD
+from neuralize.deep.detector import DeepDetector, load_detector
+from neuralize.deep.score_network import ScoreNetwork
+from neuralize.deep.training import Training
+
+__all__ = [
+    "DeepDetector",
+    "DeepSAD",
+    "DeepSVDD",
+    "ScoreNetwork",
+    "Training",
+    "load_detector",
+]
