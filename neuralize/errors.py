@@ -38,6 +38,10 @@ class CheckpointError(XaiError, ValueError):
     """A checkpoint that is damaged, or whose keys or shapes are not the network's."""
 
 
+class UntrustedCheckpointError(CheckpointError, PermissionError):
+    """Reading the file would run code it contains, and nobody said it may."""
+
+
 class TrainingWarning(UserWarning):
     """Training ended early, or on doubtful data: the fitted model may be poor."""
 

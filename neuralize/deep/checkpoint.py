@@ -40,7 +40,7 @@ class Manifest(BaseModel):
     input_shape, feature_names
         Of one row.
     threshold
-        Outlier iff the score is larger.
+        Outlier iff the score is larger; None where nobody knows.
     data_sha256
         Digest of the training rows, as float32.
     history
@@ -59,7 +59,7 @@ class Manifest(BaseModel):
     config: dict[str, Any]
     input_shape: tuple[int, ...]
     feature_names: tuple[str, ...] | None = None
-    threshold: float
+    threshold: float | None
     data_sha256: str
     history: dict[str, list[float]] = {}
     weights_sha256: str = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -47,7 +47,8 @@ class DeepDetector(BaseEstimator, ABC):
         What :meth:`_build` needs to make an empty one, JSON.
     threshold_
         Outlier iff the score is larger: the ``1 - contamination`` quantile of the scores of the
-        training rows that are not labelled as outliers.
+        training rows that are not labelled as outliers. None where it was read from a file of
+        others that holds none; :meth:`calibrate` sets it.
     decision_scores_
         Their scores ``(n,)``; not stored in checkpoints.
     input_shape_
@@ -67,7 +68,7 @@ class DeepDetector(BaseEstimator, ABC):
 
     module_: nn.Module
     config_: dict[str, Any]
-    threshold_: float
+    threshold_: float | None
     decision_scores_: Array
     input_shape_: tuple[int, ...]
     feature_names_in_: Array
@@ -150,8 +151,25 @@ class DeepDetector(BaseEstimator, ABC):
         return self._scores(self._rows(X))
 
     def predict(self, X: Any) -> Array:
-        """1 for outliers, 0 for others ``(n,)``, as in PyOD."""
+        """1 for outliers, 0 for others ``(n,)``, as in PyOD.
+
+        Raises
+        ------
+        InputError
+            A detector from a file of others that holds no threshold.
+        """
+        self._require_fitted()
+        if self.threshold_ is None:
+            raise InputError(
+                f"{type(self).__name__} has no threshold, so it decides nothing: the file it was "
+                "read from holds none. Call calibrate(X) on normal rows, or set threshold_."
+            )
         return (self.decision_function(X) > self.threshold_).astype(np.int64)
+
+    def calibrate(self, X: Any) -> Self:
+        """Set ``threshold_`` to the ``1 - contamination`` quantile of the scores of ``X``."""
+        self.threshold_ = float(np.quantile(self.decision_function(X), 1 - self.contamination))
+        return self
 
     def neuralized(self) -> ScoreNetwork:
         """The network equal to the decision; :func:`neuralize.neuralize` calls this."""
@@ -263,15 +281,23 @@ def load_detector(path: Path | str, network: nn.Module | None = None) -> DeepDet
     return detector
 
 
-def load_strictly(module: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:
+def load_strictly(
+    module: nn.Module,
+    state: dict[str, Tensor],
+    source: Path | str,
+    names: Mapping[str, str] | None = None,
+) -> None:
     """Load weights, or say which keys and shapes do not fit.
+
+    ``names`` says what the file calls each of the module's own keys, where it differs.
 
     Raises
     ------
     CheckpointError
         Missing or unexpected keys, other shapes, values that are not finite.
     """
-    own = module.state_dict()
+    called = {name: (names or {}).get(name, name) for name in module.state_dict()}
+    own = {called[name]: tensor for name, tensor in module.state_dict().items()}
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
@@ -293,7 +319,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source: Path | st
     bad = [n for n, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
     if bad:
         raise CheckpointError(f"{source}: {len(bad)} weights are NaN or infinite ({_some(bad)}).")
-    module.load_state_dict(state)
+    module.load_state_dict({name: state[called[name]] for name in called})
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:
