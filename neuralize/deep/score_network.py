@@ -14,8 +14,10 @@ from neuralize.attribution import Attribution, through_encoder
 from neuralize.chunks import join
 from neuralize.encoder import evaluating
 from neuralize.errors import InputError
+from neuralize.inputs import require_width
 from neuralize.lrp import LRP
 from neuralize.network import Kind, Neuralized, Output
+from neuralize.propagate import propagating
 from neuralize.score_map import ScoreMap
 
 ACTIVATION_BUDGET = 2**18
@@ -26,7 +28,9 @@ class ScoreNetwork(Neuralized):
     """A module that maps rows ``(n, ...)`` to outlier scores ``(n,)``, explained by the engine.
 
     Relevance starts at the score and goes operation by operation to the input, in the units the
-    detector was given. Constants take their share by the name they have in the module.
+    detector was given. Constants take their share by the name they have in the module. Below it
+    may be the steps of a pipeline, and an encoder whose features the module was fitted on; rules
+    that the caller names are then the encoder's.
 
     Parameters
     ----------
@@ -73,7 +77,8 @@ class ScoreNetwork(Neuralized):
     @property
     def rows_at_once(self) -> int:
         """Rows processed together: activations are what takes memory."""
-        return self.encoder_rows if self.chunk_bytes > 1 else 1
+        rows = self.encoder_rows if self.features is None else min(self.encoder_rows, 16)
+        return rows if self.chunk_bytes > 1 else 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -91,7 +96,12 @@ class ScoreNetwork(Neuralized):
     def forward(self, x: Tensor) -> Tensor:
         """Scores ``(n,)`` of rows ``(n, ...)``; higher is more abnormal."""
         with evaluating(self.network):
-            return join([self.network(part.clone()) for part in self._chunks(self._cast(x))])
+            parts = self._chunks(self._cast(x))
+            return join([self.network(self._inner(part.clone())) for part in parts])
+
+    def _inner(self, x: Tensor) -> Tensor:
+        """What the module takes."""
+        return self._preprocess(x).to(self.dtype)
 
     def evidence(self, x: Tensor, target: Tensor | int | None = None) -> Tensor:
         """The score; outlier scores take no target."""
@@ -108,6 +118,29 @@ class ScoreNetwork(Neuralized):
         self, x: Tensor, targets: Sequence[Tensor | None], output: Output, lrp: LRP | None
     ) -> list[Attribution]:
         assert lrp is not None
+        below = None if self.features is None else lrp.trace(x)
+        phi = x if below is None else self._features_of(below.output).to(self.dtype)
+        part = self._below_preprocessing(phi, output, lrp)
+        if below is not None:
+            (part,) = through_encoder(lrp, below, x, [part])
+        return [part for _ in targets]
+
+    def _below_preprocessing(self, x: Tensor, output: Output, lrp: LRP) -> Attribution:
+        """Relevance of what the first step of a pipeline takes, or the module itself."""
+        if not len(self.front):
+            return self._module_relevance(x, output, lrp)
+        with propagating() as ledger, torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            z = self._front(leaf)
+            part = self._module_relevance(z.detach().to(self.dtype), output, lrp)
+            (values,) = torch.autograd.grad(z, leaf, part.values.to(z.dtype))
+        for name, share in part.absorbed.items():
+            ledger.add(name, share)
+        return replace(part, values=values, absorbed=ledger.shares)
+
+    def _module_relevance(self, x: Tensor, output: Output, lrp: LRP) -> Attribution:
+        if self.features is not None:
+            lrp = LRP(self.network, self.composite)  # the caller's rules are the encoder's
         trace = lrp.trace(x)
         z = trace.output
         if z.shape != (len(x),):
@@ -119,12 +152,19 @@ class ScoreNetwork(Neuralized):
         found = Attribution(seed, explained, constant)
         (part,) = through_encoder(lrp, trace, x, [found])
         shares = {n.removeprefix("encoder "): share for n, share in part.absorbed.items()}
-        return [replace(part, absorbed=shares) for _ in targets]
+        return replace(part, absorbed=shares)
 
     def _encoder_rules(self, composite: Any) -> LRP | None:
+        if self.features is not None:
+            return LRP(self.features, composite)
         return LRP(self.network, self.composite if composite is None else composite)
 
     def _cast(self, x: Tensor) -> Tensor:
+        if self.features is not None:
+            return x.to(self.device)
+        if len(self.front):
+            require_width(x, self.n_features, self.model_name)
+            return x.to(self.device)  # its steps are exact in float64
         if tuple(x.shape[1:]) != self.input_shape:
             raise InputError(
                 f"Expected rows of shape {self.input_shape}, which {self.model_name} was fitted "
