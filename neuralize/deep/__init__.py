@@ -7,6 +7,7 @@ for outliers.
 from neuralize.deep.deep_sad import DeepSAD
 from neuralize.deep.deep_svdd import DeepSVDD
 from neuralize.deep.detector import DeepDetector, load_detector
+from neuralize.deep.polytope import RandomPolytope
 from neuralize.deep.score_network import ScoreNetwork
 from neuralize.deep.training import Training
 
@@ -14,6 +15,7 @@ __all__ = [
     "DeepDetector",
     "DeepSAD",
     "DeepSVDD",
+    "RandomPolytope",
     "ScoreNetwork",
     "Training",
     "load_detector",
