@@ -1,5 +1,6 @@
-"""How faithful an explanation is: flipping, localisation, and randomised models."""
+"""How faithful an explanation is, and whether detectors are right for the right reasons."""
 
+from xai.evaluate.auroc import Auroc, auroc
 from xai.evaluate.comparison import compare, paired_verdict
 from xai.evaluate.conditional import ConditionalReplacement
 from xai.evaluate.curves import FlippingResult, plot_curves
@@ -13,16 +14,21 @@ from xai.evaluate.replacement import (
     MeanReplacement,
     replacement_rule,
 )
+from xai.evaluate.strategies import strategies
+from xai.evaluate.strategy_table import Strategies
 from xai.evaluate.trajectory import Replacement, Trajectory
 
 __all__ = [
     "REPLACEMENTS",
+    "Auroc",
     "ConditionalReplacement",
     "FlippingResult",
     "InpaintReplacement",
     "MeanReplacement",
     "Replacement",
+    "Strategies",
     "Trajectory",
+    "auroc",
     "compare",
     "harmonic_inpainting",
     "localisation",
@@ -32,4 +38,5 @@ __all__ = [
     "randomisation_check",
     "replacement_rule",
     "shuffled_features",
+    "strategies",
 ]

@@ -84,7 +84,7 @@ def localisation(
         {
             "average_precision": _average_precision(r, m),
             "pointing_game": _pointing_game(r, m),
-            "cosine": _cosine(r, m),
+            "cosine": cosines(r, m.astype(np.float64)),
             "mass_inside": _mass_inside(r, m),
         },
         index=rows,
@@ -112,14 +112,26 @@ def _pointing_game(r: Array, m: Array) -> Array:
     return hit
 
 
-def _cosine(r: Array, m: Array) -> Array:
+def cosines(r: Array, m: Array) -> Array:
+    """Cosine of the angle between every row of ``r`` and of ``m`` ``(n, d)``; 0 next to zero.
+
+    Examples
+    --------
+    >>> cosines(np.array([[3.0, 4.0], [0.0, 0.0]]), np.array([[2.0, 0.0], [1.0, 1.0]])).tolist()
+    [0.6, 0.0]
+    """
+    r, m = _unit(r), _unit(m)
+    cosine: Array = (r * m).sum(1)
+    return cosine
+
+
+def _unit(r: Array) -> Array:
     # Scaled to a largest entry of 1 first, so that squares neither overflow nor vanish.
     peak = np.abs(r).max(1, keepdims=True)
-    r = np.divide(r, peak, out=np.zeros_like(r), where=peak > 0)
-    norm = np.linalg.norm(r, axis=1) * np.sqrt(m.sum(1))
-    inner: Array = (r * m).sum(1)
-    cosine: Array = np.divide(inner, norm, out=np.zeros_like(inner), where=norm > 0)
-    return cosine
+    r = np.divide(r, peak, out=np.zeros(r.shape), where=peak > 0)
+    norm = np.linalg.norm(r, axis=1, keepdims=True)
+    unit: Array = np.divide(r, norm, out=np.zeros(r.shape), where=norm > 0)
+    return unit
 
 
 def _mass_inside(r: Array, m: Array) -> Array:
