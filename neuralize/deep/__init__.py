@@ -4,17 +4,21 @@ All count as PyOD does: ``decision_function`` is higher for the more abnormal, `
 for outliers.
 """
 
+from neuralize.deep.binary import BinaryClassifier
 from neuralize.deep.deep_sad import DeepSAD
 from neuralize.deep.deep_svdd import DeepSVDD
 from neuralize.deep.detector import DeepDetector, load_detector
+from neuralize.deep.hypersphere import HypersphereClassifier
 from neuralize.deep.polytope import RandomPolytope
 from neuralize.deep.score_network import ScoreNetwork
 from neuralize.deep.training import Training
 
 __all__ = [
+    "BinaryClassifier",
     "DeepDetector",
     "DeepSAD",
     "DeepSVDD",
+    "HypersphereClassifier",
     "RandomPolytope",
     "ScoreNetwork",
     "Training",
