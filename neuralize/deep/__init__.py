@@ -8,12 +8,14 @@ from neuralize.deep.binary import BinaryClassifier
 from neuralize.deep.deep_sad import DeepSAD
 from neuralize.deep.deep_svdd import DeepSVDD
 from neuralize.deep.detector import DeepDetector, load_detector
+from neuralize.deep.fcdd import FCDD
 from neuralize.deep.hypersphere import HypersphereClassifier
 from neuralize.deep.polytope import RandomPolytope
 from neuralize.deep.score_network import ScoreNetwork
 from neuralize.deep.training import Training
 
 __all__ = [
+    "FCDD",
     "BinaryClassifier",
     "DeepDetector",
     "DeepSAD",
