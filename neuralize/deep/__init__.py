@@ -8,6 +8,7 @@ from neuralize.deep.binary import BinaryClassifier
 from neuralize.deep.deep_sad import DeepSAD
 from neuralize.deep.deep_svdd import DeepSVDD
 from neuralize.deep.detector import DeepDetector, load_detector
+from neuralize.deep.ensemble import Ensemble
 from neuralize.deep.fcdd import FCDD
 from neuralize.deep.hypersphere import HypersphereClassifier
 from neuralize.deep.polytope import RandomPolytope
@@ -20,6 +21,7 @@ __all__ = [
     "DeepDetector",
     "DeepSAD",
     "DeepSVDD",
+    "Ensemble",
     "HypersphereClassifier",
     "RandomPolytope",
     "ScoreNetwork",
