@@ -5,12 +5,15 @@ for outliers.
 """
 
 from neuralize.deep.binary import BinaryClassifier
+from neuralize.deep.d2neighbors import D2Neighbors
 from neuralize.deep.deep_sad import DeepSAD
 from neuralize.deep.deep_svdd import DeepSVDD
 from neuralize.deep.detector import DeepDetector, load_detector
 from neuralize.deep.ensemble import Ensemble
 from neuralize.deep.fcdd import FCDD
 from neuralize.deep.hypersphere import HypersphereClassifier
+from neuralize.deep.padim import PaDiM
+from neuralize.deep.patchcore import PatchCore
 from neuralize.deep.polytope import RandomPolytope
 from neuralize.deep.score_network import ScoreNetwork
 from neuralize.deep.training import Training
@@ -18,11 +21,14 @@ from neuralize.deep.training import Training
 __all__ = [
     "FCDD",
     "BinaryClassifier",
+    "D2Neighbors",
     "DeepDetector",
     "DeepSAD",
     "DeepSVDD",
     "Ensemble",
     "HypersphereClassifier",
+    "PaDiM",
+    "PatchCore",
     "RandomPolytope",
     "ScoreNetwork",
     "Training",

@@ -26,6 +26,7 @@ from neuralize.deep.training import Training, seeded
 from neuralize.encoder import evaluating
 from neuralize.errors import CheckpointError, InputError, UnfittedModelError
 from neuralize.inputs import require_finite
+from neuralize.network import Neuralized
 
 Array = NDArray[Any]
 
@@ -100,6 +101,13 @@ class DeepDetector(BaseEstimator, ABC):
         """Rows that count for the threshold ``(n,)``, boolean."""
         return torch.ones(n, dtype=torch.bool)
 
+    def _training_scores(self, x: Tensor, y: Tensor | None) -> Array:
+        """Scores ``(n,)`` that the threshold is a quantile of.
+
+        A detector that remembers its training rows scores each without itself.
+        """
+        return self._scores(x[self._presumed_normal(y, len(x))])
+
     def _after(self, x: Tensor, y: Tensor | None) -> None:
         """What is measured on the fitted detector (collapse)."""
 
@@ -139,8 +147,7 @@ class DeepDetector(BaseEstimator, ABC):
         with seeded(self._seed()):
             module, self.config_ = self._train(x, labels)
         self.module_ = module.eval()
-        usual = x[self._presumed_normal(labels, len(x))]
-        self.decision_scores_ = self._scores(usual).astype(np.float64)
+        self.decision_scores_ = self._training_scores(x, labels).astype(np.float64)
         self.threshold_ = float(np.quantile(self.decision_scores_, 1 - self.contamination))
         self._after(x, labels)
         return self
@@ -171,7 +178,7 @@ class DeepDetector(BaseEstimator, ABC):
         self.threshold_ = float(np.quantile(self.decision_function(X), 1 - self.contamination))
         return self
 
-    def neuralized(self) -> ScoreNetwork:
+    def neuralized(self) -> Neuralized:
         """The network equal to the decision; :func:`neuralize.neuralize` calls this."""
         self._require_fitted()
         return ScoreNetwork(
@@ -229,12 +236,15 @@ class DeepDetector(BaseEstimator, ABC):
         require_finite(x)
         return x
 
-    def _scores(self, x: Tensor) -> Array:
+    def _require_shape(self, x: Tensor) -> None:
         if tuple(x.shape[1:]) != self.input_shape_:
             raise InputError(
                 f"Expected rows of shape {self.input_shape_}, which {type(self).__name__} was "
                 f"fitted on, got {tuple(x.shape[1:])}."
             )
+
+    def _scores(self, x: Tensor) -> Array:
+        self._require_shape(x)
         rows = max(1, SCORED_AT_ONCE // max(1, x[0].numel()))
         with torch.no_grad(), evaluating(self.module_):
             parts = [self.module_(part) for part in x.split(rows)]

@@ -8,6 +8,7 @@ from xai.evaluate.flipping import pixel_flipping
 from xai.evaluate.inpainting import harmonic_inpainting
 from xai.evaluate.localisation import localisation
 from xai.evaluate.randomisation import randomisation_check, shuffled_features
+from xai.evaluate.regions import per_region_overlap
 from xai.evaluate.replacement import (
     REPLACEMENTS,
     InpaintReplacement,
@@ -33,6 +34,7 @@ __all__ = [
     "harmonic_inpainting",
     "localisation",
     "paired_verdict",
+    "per_region_overlap",
     "pixel_flipping",
     "plot_curves",
     "randomisation_check",

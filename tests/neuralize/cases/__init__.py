@@ -4,6 +4,7 @@ from tests.neuralize.cases.clusters import CLUSTERS
 from tests.neuralize.cases.data import Cases
 from tests.neuralize.cases.deep_ensemble import ENSEMBLES
 from tests.neuralize.cases.deep_fcdd import FCDD_CASES
+from tests.neuralize.cases.deep_memory_bank import MEMORY_BANKS
 from tests.neuralize.cases.deep_one_class import ONE_CLASS
 from tests.neuralize.cases.deep_outlier_exposure import EXPOSED
 from tests.neuralize.cases.deep_polytope import POLYTOPES
@@ -12,7 +13,7 @@ from tests.neuralize.cases.distances import DISTANCES
 from tests.neuralize.cases.pipelines import PIPELINES
 from tests.neuralize.cases.pyod import PYOD
 
-DEEP: Cases = {**ENSEMBLES, **EXPOSED, **FCDD_CASES, **ONE_CLASS, **POLYTOPES}
+DEEP: Cases = {**MEMORY_BANKS, **ENSEMBLES, **EXPOSED, **FCDD_CASES, **ONE_CLASS, **POLYTOPES}
 SUBJECTS: Cases = {**CLUSTERS, **DENSITIES, **DISTANCES, **PIPELINES, **PYOD, **DEEP}
 """Functions that fit a model and say what its network is held against, by name."""
 

@@ -1,0 +1,358 @@
+r"""Distances to a memory bank, and how the LRP engine carries relevance through them.
+
+With ``d = z - b``, a force ``f`` (``d`` itself, ``S^{-1} d``, or ``sign(d) |d|^{p-1}``) and
+``h = sum_i d_i f_i``, relevance ``R`` of ``h`` belongs to the coordinates of ``d`` in proportion to
+``d_i f_i`` (Euler; the root is ``z = b``). Where ``z`` is the input, that is its relevance. Where
+``z`` are features, two ways lead on into the encoder:
+
+- ``"euler"``: ``d_i f_i = z_i f_i - b_i f_i`` is a sum, of which the encoder's part goes on and the
+  bank's stays with the bank, by name. Nothing is divided by a feature, so nothing explodes;
+- ``"all"``: ``d_i f_i`` goes on as a whole. A feature that is near zero, where the bank's is not,
+  then hands on much relevance from few activations, which amplifies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
+
+from neuralize.engine.operations.pooling import reduced_rows
+from neuralize.engine.registry import Call, register_operation
+from neuralize.engine.rows import Rows
+from neuralize.engine.steps import Shares, Step
+from neuralize.layers.distances import COINCIDENT
+
+Split = Literal["euler", "all"]
+SPLITS = ("euler", "all")
+
+BLOCK_NUMBERS = 2**23
+"""Numbers in the largest temporary: 32 MiB in float32."""
+
+ROUNDING = 32 * torch.finfo(torch.float32).eps
+"""A bank row this near to a point, relative to their size, is the same point."""
+
+BANK_BLOCK = 8192
+"""Bank rows compared at a time: a matrix product wants no more."""
+
+
+def nearest(z: Tensor, bank: Tensor, k: int = 1) -> Tensor:
+    """Numbers of the ``k`` nearest rows of ``bank`` ``(m, d)`` to ``z`` ``(n, d)``, nearest first.
+
+    The bank is streamed in blocks, so that memory does not grow with it.
+
+    Examples
+    --------
+    >>> nearest(torch.tensor([[2.0]]), torch.tensor([[0.0], [1.0], [5.0]]), 2).tolist()
+    [[1, 0]]
+    """
+    if has_torch_function_unary(z):
+        rows: Tensor = handle_torch_function(nearest, (z,), z, bank, k)
+        return rows
+    z = z.detach()
+    center = bank[:BANK_BLOCK].mean(0)  # against cancellation
+    wide = max(k, min(BANK_BLOCK, len(bank)))
+    found = []
+    for part in (z - center).split(max(1, BLOCK_NUMBERS // wide)):
+        best = part.new_empty((len(part), 0))
+        index = torch.empty((len(part), 0), dtype=torch.long, device=z.device)
+        for start in range(0, len(bank), wide):
+            block = bank[start : start + wide] - center
+            h = torch.addmm(torch.linalg.vecdot(block, block), part, block.T, alpha=-2)
+            if k == 1:
+                values, rows = h.min(1, keepdim=True)
+            else:
+                values, rows = h.topk(min(k, h.shape[1]), 1, largest=False)
+            best, index = torch.cat([best, values], 1), torch.cat([index, rows + start], 1)
+            if best.shape[1] > k:
+                best, order = best.topk(k, 1, largest=False)
+                index = index.gather(1, order)
+        found.append(index)
+    return torch.cat(found)
+
+
+def form(
+    z: Tensor, reference: Tensor, precision: Tensor | None = None, split: Split = "euler"
+) -> Tensor:
+    """``h = d^T S^{-1} d`` with ``d = z - reference``, over the last dimension.
+
+    Parameters
+    ----------
+    z, reference
+        ``(n, ..., d)``, broadcast.
+    precision
+        ``S^{-1}`` ``(P, d, d)`` for ``z`` ``(n, P, d)``; the identity when missing.
+    split
+        See the module.
+
+    Examples
+    --------
+    >>> form(torch.tensor([[2.0, 3.0]]), torch.tensor([1.0, 1.0])).tolist()
+    [5.0]
+    """
+    if has_torch_function_unary(z):
+        found: Tensor = handle_torch_function(form, (z,), z, reference, precision, split)
+        return found
+    d = z - reference
+    h: Tensor = torch.linalg.vecdot(d, _force(d, precision))
+    return h
+
+
+def _force(d: Tensor, precision: Tensor | None) -> Tensor:
+    return d if precision is None else torch.einsum("npi,pij->npj", d, precision)
+
+
+class FormStep(Step):
+    """Relevance through :func:`form`; see the module."""
+
+    def __init__(
+        self, reference: Tensor, precision: Tensor | None, whole: bool, name: str, rows: Rows
+    ) -> None:
+        self.reference, self.precision, self.whole = reference, precision, whole
+        self.name, self.rows = name, rows
+        self.sinks = (name, COINCIDENT)
+
+    def compute(self, *inputs: Tensor) -> Tensor:
+        (self.z,) = inputs
+        return form(self.z, self.reference, self.precision)
+
+    def kept(self, z: Tensor) -> None:
+        self.h = z
+
+    def split(self, relevance: Tensor) -> tuple[Sequence[Tensor | None], Shares]:
+        size = _size(self.z, 2) + _size(self.reference, 2)
+        w, shares = _weights(relevance, self.h, size, 2, self.rows)
+        d = self.z - self.reference
+        force = w.unsqueeze(-1) * _force(d, self.precision)
+        if self.whole:
+            return [(force * d).sum_to_size(self.z.shape)], shares
+        shares[self.name] = -self.rows.sum((force * self.reference).sum(-1))
+        return [(force * self.z).sum_to_size(self.z.shape)], shares
+
+
+def _size(x: Tensor, p: float) -> Tensor:
+    size: Tensor = torch.linalg.vecdot(x, x) if p == 2 else (x.abs() ** p).sum(-1)
+    return size
+
+
+def _weights(
+    relevance: Tensor, h: Tensor, size: Tensor, p: float, rows: Rows
+) -> tuple[Tensor, Shares]:
+    """``R / h``, and what pairs absorb that coincide: they have no direction.
+
+    ``size`` is the sum of both points' ``|.|^p``. Banks are stored in float32, so nothing nearer
+    than its rounding can be told from the same point.
+    """
+    same = h <= ROUNDING**p * size
+    w = (relevance / h.masked_fill(same, 1)).masked_fill(same, 0)
+    if not bool(same.any()):
+        return w, {}
+    lost = torch.where(same, relevance, torch.zeros_like(relevance))
+    return w, {COINCIDENT: rows.sum(lost)}
+
+
+def _form(call: Call) -> Any:
+    z, reference, precision, split = call.arguments("z", "reference", "precision", "split",
+                                                    precision=None, split="euler")  # fmt: skip
+    rows = call.rows_like(z.new_empty(()).expand(torch.broadcast_shapes(z.shape, reference.shape)))
+    whole = split == "all" or call.tag.raw
+    step = FormStep(reference, precision, whole, call.run.constant_name(reference), rows)
+    rule = "distance" if whole else "distance, Euler split"
+    return call.apply(step, [z], rule, rows, nonnegative=True)
+
+
+def power_distances(
+    x: Tensor, bank: Tensor, p: float = 2.0, metric: Callable[[Tensor], Tensor] | None = None,
+    bank_force: Tensor | None = None, split: Split = "euler",
+) -> Tensor:  # fmt: skip
+    """``h_j = ||x - u_j||_p^p`` or ``(x - u_j)^T M (x - u_j)``, ``(n, d) -> (n, m)``, in blocks.
+
+    Parameters
+    ----------
+    x, bank
+        ``(n, d)`` and ``u`` ``(m, d)``.
+    p
+        Order, where there is no metric.
+    metric, bank_force
+        ``x -> M x``, linear and symmetric, and ``M u_j`` ``(m, d)``.
+    split
+        See the module.
+
+    Examples
+    --------
+    >>> power_distances(torch.tensor([[2.0, 3.0]]), torch.tensor([[1.0, 1.0]]), 4.0).tolist()
+    [[17.0]]
+    """
+    if has_torch_function_unary(x):
+        given = (x, bank, p, metric, bank_force, split)
+        found: Tensor = handle_torch_function(power_distances, (x,), *given)
+        return found
+    pulled = None if metric is None else metric(x)
+    parts = [torch.linalg.vecdot(d, f) for d, f, _ in _pairs(x, bank, p, pulled, bank_force)]
+    return torch.cat(parts, 1)
+
+
+def _pairs(
+    x: Tensor, bank: Tensor, p: float, pulled: Tensor | None, bank_force: Tensor | None
+) -> Any:
+    """Differences and forces ``(n, block, d)`` to every block of the bank, and the block."""
+    size = max(1, BLOCK_NUMBERS // max(1, x.numel()))
+    for start in range(0, len(bank), size):
+        block = slice(start, start + size)
+        d = x.unsqueeze(1) - bank[block]
+        if pulled is not None and bank_force is not None:
+            force = pulled.unsqueeze(1) - bank_force[block]
+        elif p == 2:
+            force = d
+        else:
+            force = d.sign() if p == 1 else d.abs().pow_(p - 1).mul_(d.sign())
+        yield d, force, block
+
+
+class PowerStep(Step):
+    """Relevance through :func:`power_distances`; see the module."""
+
+    def __init__(self, given: tuple[Any, ...], whole: bool, name: str, rows: Rows) -> None:
+        self.bank, self.p, self.metric, self.bank_force = given
+        self.whole, self.name, self.rows = whole, name, rows
+        self.sinks = (name, COINCIDENT)
+
+    def compute(self, *inputs: Tensor) -> Tensor:
+        (self.x,) = inputs
+        return power_distances(self.x, self.bank, self.p, self.metric, self.bank_force)
+
+    def kept(self, z: Tensor) -> None:
+        self.h = z
+
+    def split(self, relevance: Tensor) -> tuple[Sequence[Tensor | None], Shares]:
+        size = _size(self.x, self.p).unsqueeze(1) + _size(self.bank, self.p)
+        w, shares = _weights(relevance, self.h, size, self.p, self.rows)
+        pulled = None if self.metric is None else self.metric(self.x)
+        passed = torch.zeros_like(self.x)
+        kept = torch.zeros_like(self.x[:, 0])
+        for d, force, block in _pairs(self.x, self.bank, self.p, pulled, self.bank_force):
+            share = w[..., block]
+            if self.whole:
+                passed = passed + torch.einsum("nm,nmd->nd", share, d * force)
+                continue
+            passed = passed + torch.einsum("nm,nmd->nd", share, force) * self.x
+            kept = kept - (share * torch.einsum("nmd,md->nm", force, self.bank[block])).sum(-1)
+        if not self.whole:
+            shares[self.name] = self.rows.sum(kept)
+        return [passed], shares
+
+
+def _power(call: Call) -> Any:
+    x, *given, split = call.arguments("x", "bank", "p", "metric", "bank_force", "split",
+                                      p=2.0, split="euler")  # fmt: skip
+    whole = split == "all" or call.tag.raw
+    rows = call.rows_like(x)
+    step = PowerStep(tuple(given), whole, call.run.constant_name(given[0]), rows)
+    rule = "distance" if whole else "distance, Euler split"
+    return call.apply(step, [x], rule, rows, nonnegative=True)
+
+
+def soft_max(x: Tensor, *, dim: int, stiffness: float) -> Tensor:
+    """``(1/t) log mean_j exp(t x_j)`` along ``dim``; a soft minimum where ``t < 0``.
+
+    Its plain gradient is the rule, take-most: ``R_j = p_j R`` with ``p`` the softmax of ``t x``.
+
+    Examples
+    --------
+    >>> round(soft_max(torch.tensor([1.0, 1.0]), dim=0, stiffness=-2.0).item(), 6)
+    1.0
+    """
+    if has_torch_function_unary(x):
+        found: Tensor = handle_torch_function(soft_max, (x,), x, dim=dim, stiffness=stiffness)
+        return found
+    count = torch.tensor(float(x.shape[dim]), dtype=x.dtype, device=x.device)
+    pooled: Tensor = torch.logsumexp(stiffness * x, dim) - count.log()
+    return pooled / stiffness
+
+
+def root(h: Tensor) -> Tensor:
+    """Square root whose slope at zero is zero.
+
+    Examples
+    --------
+    >>> root(torch.tensor([4.0, 0.0])).tolist()
+    [2.0, 0.0]
+    """
+    if has_torch_function_unary(h):
+        found: Tensor = handle_torch_function(root, (h,), h)
+        return found
+    zero = h == 0
+    return h.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
+
+
+def take_most(x: Tensor, *, dim: int, stiffness: float) -> Tensor:
+    """The largest entry along ``dim``; rule ``R_j = p_j R``, ``p`` the softmax of ``t x``.
+
+    With infinite ``t`` the winner takes all.
+
+    Examples
+    --------
+    >>> take_most(torch.tensor([1.0, 3.0]), dim=0, stiffness=1.0).item()
+    3.0
+    """
+    if has_torch_function_unary(x):
+        found: Tensor = handle_torch_function(take_most, (x,), x, dim=dim, stiffness=stiffness)
+        return found
+    return x.amax(dim)
+
+
+class TakeMostStep(Step):
+    """Relevance through :func:`take_most`."""
+
+    def __init__(self, dim: int, stiffness: float) -> None:
+        self.dim, self.stiffness = dim, stiffness
+
+    def compute(self, *inputs: Tensor) -> Tensor:
+        (self.x,) = inputs
+        return self.x.amax(self.dim)
+
+    def split(self, relevance: Tensor) -> tuple[Sequence[Tensor | None], Shares]:
+        if math.isinf(self.stiffness):
+            winner = self.x.argmax(self.dim, keepdim=True)
+            p = torch.zeros_like(self.x).scatter_(self.dim, winner, 1)
+        else:
+            p = torch.softmax(self.stiffness * self.x, self.dim)
+        return [p * relevance.unsqueeze(self.dim)], {}
+
+
+def _take_most(call: Call) -> Any:
+    dim, stiffness = call.kwargs["dim"], call.kwargs["stiffness"]
+    rows = reduced_rows(call, dim, False)
+    rule = f"TakeMost({stiffness:g})"
+    return call.apply(TakeMostStep(dim, stiffness), rule=rule, rows=rows)
+
+
+def as_gate(f: Callable[..., Tensor], *args: Any) -> Tensor:
+    """``f(*args)``, which under the engine is held constant.
+
+    Examples
+    --------
+    >>> as_gate(torch.exp, torch.zeros(1)).tolist()
+    [1.0]
+    """
+    if has_torch_function(args):
+        found: Tensor = handle_torch_function(as_gate, args, f, *args)
+        return found
+    return f(*args)
+
+
+def _held_constant(call: Call) -> Any:
+    with torch.no_grad():
+        return call.func(*call.args)
+
+
+register_operation(form, _form)
+register_operation(power_distances, _power)
+register_operation(soft_max, "logsumexp")
+register_operation(root, "sqrt")
+register_operation(take_most, _take_most)
+register_operation(as_gate, _held_constant)
