@@ -21,7 +21,11 @@ from neuralize.network import Neuralized
 
 Converter = TypeVar("Converter", bound=Callable[..., Neuralized])
 
-_OPTIONAL = {"pyod": "neuralize.pyod_models"}
+_OPTIONAL = {
+    "pyod": "neuralize.pyod_models",
+    "pyod.models.auto_encoder": "neuralize.pyod_networks",
+    "pyod.models.deep_svdd": "neuralize.pyod_networks",
+}
 """Converters of optional libraries, imported when one of their models comes by."""
 
 
@@ -127,9 +131,10 @@ def _network_of(model: Any, options: dict[str, Any]) -> Neuralized:
             options["data"] = options["data"][list(names)]
         except KeyError as error:
             raise InputError(f"Expected data with the model's columns: {error.args[0]}.") from error
-    for package in {base.__module__.partition(".")[0] for base in type(model).__mro__}:
-        if package in _OPTIONAL:
-            importlib.import_module(_OPTIONAL[package])
+    origins = {base.__module__ for base in type(model).__mro__}
+    for origin in origins | {name.partition(".")[0] for name in origins}:
+        if origin in _OPTIONAL:
+            importlib.import_module(_OPTIONAL[origin])
     converter = _convert.dispatch(type(model))
     _check_options(model, converter, options)
     net = converter(model, **options)

@@ -15,6 +15,7 @@ from neuralize.deep.hypersphere import HypersphereClassifier
 from neuralize.deep.padim import PaDiM
 from neuralize.deep.patchcore import PatchCore
 from neuralize.deep.polytope import RandomPolytope
+from neuralize.deep.readers import import_detector
 from neuralize.deep.score_network import ScoreNetwork
 from neuralize.deep.training import Training
 
@@ -32,5 +33,6 @@ __all__ = [
     "RandomPolytope",
     "ScoreNetwork",
     "Training",
+    "import_detector",
     "load_detector",
 ]

@@ -21,6 +21,8 @@ from neuralize.errors import InputError
 EPS = 1e-4
 """Of the batch normalisations, as in the authors' networks."""
 
+ACTIVATIONS = {"leaky_relu": F.leaky_relu, "elu": F.elu}
+
 
 class Architecture(BaseModel):
     """What a network is built from; JSON in a manifest.
@@ -41,6 +43,10 @@ class Architecture(BaseModel):
         Whether layers have biases, and normalisations weights.
     normalize
         Whether there are batch normalisations.
+    activation
+        ``"leaky_relu"`` or ``"elu"``, in encoders.
+    squash
+        Whether decoded pictures lie in 0 to 1, by a sigmoid; else they are unbounded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +59,8 @@ class Architecture(BaseModel):
     bias: bool = False
     affine: bool = False
     normalize: bool = True
+    activation: Literal["leaky_relu", "elu"] = "leaky_relu"
+    squash: bool = True
 
     def build(self) -> nn.Module:
         """The network, with fresh weights."""
@@ -119,23 +127,24 @@ class LeNet(nn.Module):
             nn.Linear(i, o, bias=a.bias) for i, o in itertools.pairwise(widths)
         )
         self.dense_norms = nn.ModuleList(_norm1d(o, a) for o in a.dense)
+        self.activation = ACTIVATIONS[a.activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """Representation of pictures ``(n, c, h, w)``."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.max_pool2d(F.leaky_relu(norm(conv(x))), 2)
+            x = F.max_pool2d(self.activation(norm(conv(x))), 2)
         x = x.flatten(1)
         for layer, norm in zip(self.dense, self.dense_norms, strict=False):
-            x = F.leaky_relu(norm(layer(x)))
+            x = self.activation(norm(layer(x)))
         return self.dense[-1](x)  # type: ignore[no-any-return]
 
 
 class LeNetDecoder(nn.Module):
-    """``(n, rep_dim) -> (n, c, h, w)`` in 0 to 1."""
+    """``(n, rep_dim) -> (n, c, h, w)``, in 0 to 1 where the architecture says so."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
-        self.shape = a.input_shape
+        self.shape, self.squash = a.input_shape, a.squash
         c, h, w = a.input_shape
         shrink = 2 ** len(a.channels)
         self.grid = (-(-h // shrink), -(-w // shrink))
@@ -160,7 +169,8 @@ class LeNetDecoder(nn.Module):
             x = conv(F.interpolate(x, scale_factor=2.0))
             if i < len(self.norms):
                 x = F.leaky_relu(self.norms[i](x))
-        return torch.sigmoid(x[:, :, : self.shape[1], : self.shape[2]])
+        x = x[:, :, : self.shape[1], : self.shape[2]]
+        return torch.sigmoid(x) if self.squash else x
 
 
 class MLP(nn.Module):
@@ -173,11 +183,12 @@ class MLP(nn.Module):
             nn.Linear(i, o, bias=a.bias) for i, o in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(_norm1d(o, a) for o in a.dense)
+        self.activation = ACTIVATIONS[a.activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """Representation of rows ``(n, d)``."""
         for layer, norm in zip(self.dense, self.norms, strict=False):
-            x = F.leaky_relu(norm(layer(x)))
+            x = self.activation(norm(layer(x)))
         return self.dense[-1](x)  # type: ignore[no-any-return]
 
 

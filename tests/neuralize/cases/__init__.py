@@ -8,12 +8,21 @@ from tests.neuralize.cases.deep_memory_bank import MEMORY_BANKS
 from tests.neuralize.cases.deep_one_class import ONE_CLASS
 from tests.neuralize.cases.deep_outlier_exposure import EXPOSED
 from tests.neuralize.cases.deep_polytope import POLYTOPES
+from tests.neuralize.cases.deep_pyod import PYOD_NETWORKS
 from tests.neuralize.cases.densities import DENSITIES
 from tests.neuralize.cases.distances import DISTANCES
 from tests.neuralize.cases.pipelines import PIPELINES
 from tests.neuralize.cases.pyod import PYOD
 
-DEEP: Cases = {**MEMORY_BANKS, **ENSEMBLES, **EXPOSED, **FCDD_CASES, **ONE_CLASS, **POLYTOPES}
+DEEP: Cases = {
+    **ENSEMBLES,
+    **EXPOSED,
+    **FCDD_CASES,
+    **MEMORY_BANKS,
+    **ONE_CLASS,
+    **POLYTOPES,
+    **PYOD_NETWORKS,
+}
 SUBJECTS: Cases = {**CLUSTERS, **DENSITIES, **DISTANCES, **PIPELINES, **PYOD, **DEEP}
 """Functions that fit a model and say what its network is held against, by name."""
 
