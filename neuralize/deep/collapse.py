@@ -1,39 +1,51 @@
-"""Collapse of one-class networks: what allows it, how it is measured, and regularisers against it.
+"""Collapse of one-class networks: what allows it, and how it is measured without labels.
 
 A network trained to map everything close to a centre can reach it by mapping everything *onto* it.
 Deep SVDD (Ruff et al., ICML 2018, Propositions 1 to 3) names three ways: a zero centre (all weights
-zero), biases (a constant map), bounded activations (saturated units are constants). The measure
-here is the variance of the representation, as a share of that of the same network with fresh
-weights: it needs no labels, and sees what AUROC does not.
+zero), biases (a constant map), bounded activations (saturated units are constants).
 
-The regularisers follow the *idea* of Chong et al., "Simple and Effective Prevention of Mode
-Collapse in Deep One-Class Classification" (arXiv 2001.08873), whose text was not available to the
-authors of this package: random labels predicted from the representation through a cross-entropy,
-and a penalty on small variance within a minibatch, with a weight that adapts to the loss. Numbers
-(10 labels; margin 0.1, a tenth every 3 epochs) are one reading of it.
+AUROC does not see it: the rest of a map that is constant to five digits still ranks rows. Nor does
+the variance of the representation on the data: a network that learned its data concentrates them,
+too. What tells the two apart is the answer to rows ``x'`` that are certainly different, the data
+with their entries scrambled. With ``m`` the mean of ``phi`` over the data,
+
+- response ``mean ||phi(x') - m||^2``, as a share of that of the same network with fresh weights:
+  about 1 before training, small where the network answers everything alike;
+- contrast ``mean ||phi(x') - c||^2 / mean ||phi(x) - c||^2``: 1 for a constant map, large where
+  data are concentrated and other rows are not.
+
+A network with little response *and* no contrast has collapsed.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+import math
+from dataclasses import dataclass
+from typing import Protocol, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuralize.deep.training import seeded
 
-COLLAPSED = 1e-3
-"""Below this share of a fresh network's variance, a representation has collapsed."""
+SHARE = 1e-3
+"""A response below this share of a fresh network's is small."""
+
+CONTRAST = 2.0
+"""Below this, different rows are answered as the data are."""
+
+ROWS = 512
+"""Of the data, at most so many are asked about."""
+
+NUMBERS_AT_ONCE = 2**20
+"""Input numbers represented together."""
 
 BOUNDED = (
     nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.ReLU6, nn.Softsign, nn.Hardsigmoid, nn.Softmax,
     nn.Hardswish,
 )  # fmt: skip
 """Activations with an upper bound on a side a trained unit can reach."""
-
-Regularizer = Literal["noise", "variance"]
 
 
 def trivial_solutions(network: nn.Module, center: Tensor | None = None) -> list[str]:
@@ -59,110 +71,113 @@ def trivial_solutions(network: nn.Module, center: Tensor | None = None) -> list[
     return found
 
 
-def total_variance(phi: Tensor) -> float:
-    """Sum over dimensions of the variance of ``phi`` ``(n, q)``."""
-    return float(phi.double().flatten(1).var(0, unbiased=False).sum())
+class Representing(Protocol):
+    """A scoring module with a representation, ``(n, ...) -> (n, q)``, and maybe a ``center``."""
+
+    def represent(self, x: Tensor) -> Tensor:
+        """``phi(x)``."""
 
 
-def variance_share(network: nn.Module, x: Tensor, *, seed: int = 0, rows: int = 512) -> float:
-    """Variance of ``network(x)`` as a share of the same network's with fresh weights.
+@dataclass(frozen=True)
+class Response:
+    """How a network answers its data, and rows that are certainly different.
+
+    Attributes
+    ----------
+    share
+        Response to different rows as a share of a fresh network's; NaN where no fresh one can be
+        made.
+    contrast
+        Mean squared distance of different rows to the centre over that of the data.
+    variance_share
+        Variance over the data as a share of a fresh network's: small in concentrated networks, too.
+    """
+
+    share: float
+    contrast: float
+    variance_share: float
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the network answers everything alike."""
+        return self.share < SHARE and self.contrast < CONTRAST
+
+
+def response(module: nn.Module, x: Tensor, *, seed: int = 0) -> Response:
+    """How ``module``, a :class:`Representing` one, answers rows ``x`` ``(n, ...)`` and others.
+
+    The fresh network has new weights by ``reset_parameters`` of its layers, and batch statistics of
+    the data.
 
     Examples
     --------
-    >>> dead = nn.Linear(3, 2)
-    >>> _ = nn.init.zeros_(dead.weight)
-    >>> variance_share(dead, torch.randn(20, 3))
-    0.0
+    >>> from neuralize.deep.deep_svdd import SphereScore
+    >>> layer = nn.Linear(3, 2)
+    >>> module = SphereScore(nn.Identity(), layer, 2)
+    >>> _, _ = nn.init.zeros_(layer.weight), nn.init.ones_(layer.bias)
+    >>> response(module, torch.randn(20, 3))
+    Response(share=0.0, contrast=1.0, variance_share=0.0)
     """
-    x = x[:rows]
-    with torch.no_grad():
-        trained = copy.deepcopy(network).eval()
-        now = total_variance(trained(x))
-        before = total_variance(_fresh(network, x, seed)(x))
-    return now / before if before > 0 else float("nan")
+    trained = copy.deepcopy(module).eval()
+    with torch.no_grad(), seeded(seed):
+        x = x[torch.randperm(len(x), device=x.device)[:ROWS]]
+        other = scrambled(x)
+        fresh = _fresh(trained, x)
+        phi, phi_other = _represented(trained, x), _represented(trained, other)
+        share = variance = math.nan
+        if fresh is not None:
+            before, before_other = _represented(fresh, x), _represented(fresh, other)
+            share = _ratio(_spread(phi_other, phi.mean(0)), _spread(before_other, before.mean(0)))
+            variance = _ratio(_spread(phi, phi.mean(0)), _spread(before, before.mean(0)))
+        center = getattr(trained, "center", None)
+        center = phi.mean(0) if center is None else center.double()
+        far, near = _spread(phi_other, center), _spread(phi, center)
+    contrast = far / near if near > 0 else math.inf if far > 0 else 1.0
+    return Response(share, contrast, variance)
 
 
-def _fresh(network: nn.Module, x: Tensor, seed: int) -> nn.Module:
-    """A copy with new weights, whose normalisations know the data."""
-    fresh = copy.deepcopy(network)
-    with seeded(seed):
-        for module in fresh.modules():
-            reset: Any = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
-    norms = [m for m in fresh.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.momentum = None  # the plain average of one batch: its statistics
-    fresh.train()
-    fresh(x)
+def scrambled(x: Tensor) -> Tensor:
+    """Rows ``(n, d)`` with every column shuffled, pictures with the pixels of each one shuffled.
+
+    What single columns, or pictures' histograms, are like stays; what belongs together does not.
+    """
+    if x.ndim < 3:
+        order = torch.rand(x.shape, device=x.device).argsort(0)
+        return x.gather(0, order)
+    flat = x.flatten(-2)
+    order = torch.rand(len(x), flat.shape[-1], device=x.device).argsort(1)
+    order = order.reshape(len(x), *[1] * (flat.ndim - 2), -1).expand_as(flat)
+    return flat.gather(-1, order).view_as(x)
+
+
+def _fresh(module: nn.Module, x: Tensor) -> nn.Module | None:
+    """A copy with new weights, whose normalisations know the data; None if some cannot be reset."""
+    fresh = copy.deepcopy(module)
+    for part in fresh.modules():
+        reset = getattr(part, "reset_parameters", getattr(part, "_reset_parameters", None))
+        if callable(reset):
+            reset()
+        elif next(part.parameters(recurse=False), None) is not None:
+            return None
+    for norm in fresh.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.momentum = None  # the plain average over batches
+            norm.train()
+    _represented(fresh, x)
     return fresh.eval()
 
 
-class NoiseRegularizer(nn.Module):
-    """Cross-entropy of random labels, drawn anew every step, predicted from the representation.
-
-    The best constant answer costs ``log 2``; only a representation that varies allows less.
-    """
-
-    def __init__(self, rep_dim: int, labels: int = 10) -> None:
-        super().__init__()
-        self.head = nn.Linear(rep_dim, labels)
-        self.labels = labels
-
-    def forward(self, phi: Tensor) -> Tensor:
-        """Mean binary cross-entropy."""
-        noise = torch.randint(2, (len(phi), self.labels), device=phi.device).to(phi)
-        return F.binary_cross_entropy_with_logits(self.head(phi), noise)
-
-    def end_of_epoch(self, epoch: int) -> None:
-        """Nothing to anneal."""
+def _represented(module: nn.Module, x: Tensor) -> Tensor:
+    rows = max(4, NUMBERS_AT_ONCE // max(1, x[0].numel()))
+    chunks = x.tensor_split(-(-len(x) // rows))  # of equal size: statistics need two rows
+    parts = [cast(Representing, module).represent(part) for part in chunks]
+    return torch.cat(parts).double().flatten(1)
 
 
-class VarianceRegularizer(nn.Module):
-    """``max(0, d - V)``, ``V`` the total variance of the minibatch's representation.
-
-    Parameters
-    ----------
-    margin, factor, every
-        ``d``, and by what it is divided every so many epochs.
-    """
-
-    def __init__(self, margin: float = 0.1, factor: float = 10.0, every: int = 3) -> None:
-        super().__init__()
-        self.margin, self.factor, self.every = margin, factor, every
-
-    def forward(self, phi: Tensor) -> Tensor:
-        """The hinge."""
-        return F.relu(self.margin - phi.var(0, unbiased=False).sum())
-
-    def end_of_epoch(self, epoch: int) -> None:
-        """Anneal the margin."""
-        if (epoch + 1) % self.every == 0:
-            self.margin /= self.factor
+def _spread(phi: Tensor, around: Tensor) -> float:
+    """Mean squared distance ``mean ||phi - around||^2``."""
+    return float(((phi - around) ** 2).sum(1).mean())
 
 
-class AdaptiveWeight(nn.Module):
-    """Weight that keeps a regulariser at a share of the loss: ``a = share * loss / regulariser``.
-
-    Running averages of both, so that one batch does not decide.
-    """
-
-    def __init__(self, share: float = 0.1, memory: float = 0.9) -> None:
-        super().__init__()
-        self.share, self.memory = share, memory
-        self.loss = self.penalty = float("nan")
-
-    def forward(self, loss: Tensor, penalty: Tensor) -> Tensor:
-        """The weighted sum."""
-        now = (float(loss.detach()), float(penalty.detach()))
-        if self.loss != self.loss:
-            self.loss, self.penalty = now
-        self.loss = self.memory * self.loss + (1 - self.memory) * now[0]
-        self.penalty = self.memory * self.penalty + (1 - self.memory) * now[1]
-        weight = self.share * self.loss / self.penalty if self.penalty > 0 else 0.0
-        return loss + weight * penalty
-
-
-def regularizer(name: str, rep_dim: int) -> NoiseRegularizer | VarianceRegularizer:
-    """One of the regularisers by name."""
-    return NoiseRegularizer(rep_dim) if name == "noise" else VarianceRegularizer()
+def _ratio(now: float, before: float) -> float:
+    return now / before if before > 0 else math.nan

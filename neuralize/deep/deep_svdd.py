@@ -22,17 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralize.deep.collapse import (
-    COLLAPSED,
-    AdaptiveWeight,
-    Regularizer,
-    regularizer,
-    trivial_solutions,
-    variance_share,
-)
+from neuralize.deep.collapse import CONTRAST, SHARE, response, trivial_solutions
 from neuralize.deep.detector import DeepDetector
 from neuralize.deep.networks import Architecture, architecture
 from neuralize.deep.preprocessing import fit_preprocessing, inner_shape, preprocessing
+from neuralize.deep.regularizers import AdaptiveWeight, Regularizer, regularizer
 from neuralize.deep.training import Batches, Objective, Training, train
 from neuralize.errors import CollapseWarning, InputError
 
@@ -218,16 +212,17 @@ class OneClassDetector(DeepDetector):
     def _after(self, x: Tensor, y: Tensor | None) -> None:
         module = self.module_
         assert isinstance(module, SphereScore)
-        with torch.no_grad():
-            inner = module.preprocessing(x[:512])
-        self.variance_share_ = variance_share(module.network, inner)
-        if self.variance_share_ < COLLAPSED:
+        found = self.response_ = response(module, x)
+        self.variance_share_ = found.variance_share
+        if found.collapsed:
+            causes = trivial_solutions(module.network, module.center)
             warnings.warn(
-                f"{type(self).__name__} collapsed: its representation has "
-                f"{self.variance_share_:.1e} of the variance that the same network has with fresh "
-                f"weights (limit {COLLAPSED:g}). AUROC may hide it; the scores are differences of "
-                "rounding size. Remove what allows a constant map, train for fewer epochs, or use "
-                "regularizer='variance'.",
+                f"{type(self).__name__} collapsed: rows with scrambled entries move its "
+                f"representation by {found.share:.1e} of what they do with fresh weights (limit "
+                f"{SHARE:g}), and are {found.contrast:.2g} times as far from the centre as the "
+                f"data (limit {CONTRAST:g}). AUROC may hide it. "
+                f"{'Causes: ' + '; '.join(causes) + '. ' if causes else ''}Use bias=False, "
+                "unbounded activations and center='mean', less weight decay, or fewer epochs.",
                 CollapseWarning,
                 stacklevel=4,
             )
@@ -257,7 +252,7 @@ class DeepSVDD(OneClassDetector):
     training
         How the network is trained.
     regularizer
-        ``"noise"`` or ``"variance"``, see :mod:`neuralize.deep.collapse`; none when missing.
+        ``"noise"`` or ``"variance"``, see :mod:`neuralize.deep.regularizers`; none when missing.
     warm_up
         Epochs before the soft boundary's radius follows the data.
     contamination
@@ -265,8 +260,11 @@ class DeepSVDD(OneClassDetector):
 
     Attributes
     ----------
+    response_
+        How the network answers its data and rows that are certainly different, a
+        :class:`~neuralize.deep.collapse.Response`: whether it collapsed.
     variance_share_
-        Variance of the representation as a share of a fresh network's: small means collapse.
+        Variance of the representation as a share of a fresh network's: small once it has learned.
 
     Warns
     -----

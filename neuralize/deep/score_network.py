@@ -99,6 +99,11 @@ class ScoreNetwork(Neuralized):
             parts = self._chunks(self._cast(x))
             return join([self.network(self._inner(part.clone())) for part in parts])
 
+    def prepared(self, x: Tensor) -> Tensor:
+        """What the module takes, of rows ``(n, ...)``: behind encoder and pipeline."""
+        with torch.no_grad():
+            return join([self._inner(part) for part in self._chunks(self._cast(x))])
+
     def _inner(self, x: Tensor) -> Tensor:
         """What the module takes."""
         return self._preprocess(x).to(self.dtype)

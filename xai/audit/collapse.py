@@ -8,6 +8,7 @@ import numpy as np
 
 from xai.audit.check import Check
 from xai.audit.context import AuditContext
+from xai.audit.representation import represented
 from xai.relevance import Array
 from xai.report.finding import Answer, Finding, Measure, NotAssessable, Passed
 
@@ -33,6 +34,7 @@ class Collapse(Check):
     """Looks at the evidence, at the model's own number where it has one, and at its decisions.
 
     The two can differ: a score that saturates collapses although the evidence behind it does not.
+    Of a deep detector it also asks the network, whose collapse the scores may hide.
     """
 
     name = "collapse"
@@ -48,6 +50,7 @@ class Collapse(Check):
         if original is not None and audit.relevance.score_map:
             name = audit.net.score_map.name
             yield from _scores(audit, name, original.astype(np.float64), different)
+        yield from represented(audit)
         if audit.net.kind != "outlier":
             yield from _clusters(audit)
         elif audit.net.threshold is not None:

@@ -138,7 +138,8 @@ class AuditContext:
 
         A model that scores a row against its batch sees each altered batch as a whole.
         """
-        shape = self.data.shape[1:] if self.net.features is not None else (-1,)
+        shaped = self.net.features is not None or self.net.n_features is None
+        shape = self.data.shape[1:] if shaped else (-1,)
         if self.net.row_independent:
             batch, asked = altered, np.arange(len(rows))
         else:

@@ -88,7 +88,8 @@ class Audit:
     ) -> None:
         net = model if isinstance(model, Neuralized) else neuralize(model, features)
         rows, feature_names, row_names = rows_of(data)
-        flat = rows.reshape(len(rows), -1) if net.features is None else rows
+        shaped = net.features is not None or net.n_features is None
+        flat = rows if shaped else rows.reshape(len(rows), -1)
         net.check(torch.as_tensor(flat))
         self.checks = tuple(_resolve(checks))
         self.name = name or net.model_name or type(model).__name__
