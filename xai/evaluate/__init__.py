@@ -7,6 +7,14 @@ from xai.evaluate.curves import FlippingResult, plot_curves
 from xai.evaluate.flipping import pixel_flipping
 from xai.evaluate.inpainting import harmonic_inpainting
 from xai.evaluate.localisation import localisation
+from xai.evaluate.outlier_exposure import few_outliers, low_pass, low_pass_ablation
+from xai.evaluate.outlier_search import (
+    Evolution,
+    OutlierSearch,
+    evolve_outlier,
+    random_search,
+    single_outlier_fitness,
+)
 from xai.evaluate.randomisation import randomisation_check, shuffled_features
 from xai.evaluate.regions import per_region_overlap
 from xai.evaluate.replacement import (
@@ -23,22 +31,30 @@ __all__ = [
     "REPLACEMENTS",
     "Auroc",
     "ConditionalReplacement",
+    "Evolution",
     "FlippingResult",
     "InpaintReplacement",
     "MeanReplacement",
+    "OutlierSearch",
     "Replacement",
     "Strategies",
     "Trajectory",
     "auroc",
     "compare",
+    "evolve_outlier",
+    "few_outliers",
     "harmonic_inpainting",
     "localisation",
+    "low_pass",
+    "low_pass_ablation",
     "paired_verdict",
     "per_region_overlap",
     "pixel_flipping",
     "plot_curves",
+    "random_search",
     "randomisation_check",
     "replacement_rule",
     "shuffled_features",
+    "single_outlier_fitness",
     "strategies",
 ]
