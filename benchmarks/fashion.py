@@ -31,6 +31,7 @@ from sklearn.svm import OneClassSVM
 
 from neuralize import neuralize
 from neuralize.deep import DeepSAD, DeepSVDD, Training
+from neuralize.deep.networks import Architecture
 
 Array = np.ndarray
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -93,9 +94,12 @@ def kernel_density(data: Data, normal: int, seed: int) -> tuple[Array, str]:
 
 def svdd_options(seed: int) -> dict[str, Any]:
     return {
-        "preprocessing": "contrast",
+        "network": Architecture(
+            kind="lenet", input_shape=(1, 28, 28), channels=(16, 32), rep_dim=256
+        ),
+        "preprocessing": None,
         "pretraining": settings(5, seed),
-        "training": settings(10, seed, milestones=(7,)),
+        "training": settings(6, seed, lr=1e-4),
     }
 
 

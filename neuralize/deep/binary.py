@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neuralize.deep.networks import Architecture
 from neuralize.deep.outlier_exposure import ExposedDetector
 from neuralize.deep.training import Objective, Training
 from neuralize.errors import InputError
@@ -101,7 +102,7 @@ class BinaryClassifier(ExposedDetector):
         *,
         objective: Literal["bce", "focal"] = "bce",
         gamma: float = 2.0,
-        network: str | nn.Module = "auto",
+        network: str | Architecture | nn.Module = "auto",
         bias: bool = True,
         preprocessing: str | None = "standardize",
         training: Training = Training(milestones=(40,)),  # noqa: B008 - frozen

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralize.deep.deep_svdd import CenterRule, OneClassDetector, OneClassLoss, SphereScore
+from neuralize.deep.networks import Architecture
 from neuralize.deep.training import Objective, Training
 from neuralize.errors import InputError
 
@@ -64,7 +65,7 @@ class DeepSAD(OneClassDetector):
         self,
         *,
         eta: float = 1.0,
-        network: str | nn.Module = "auto",
+        network: str | Architecture | nn.Module = "auto",
         rep_dim: int | None = None,
         bias: bool = False,
         preprocessing: str | None = "standardize",

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from neuralize.deep.collapse import CONTRAST, SHARE, response, trivial_solutions
 from neuralize.deep.detector import DeepDetector
-from neuralize.deep.networks import Architecture, architecture
-from neuralize.deep.preprocessing import fit_preprocessing, inner_shape, preprocessing
+from neuralize.deep.networks import Architecture, as_json, planned, rebuilt
+from neuralize.deep.preprocessing import fit_preprocessing, preprocessing
 from neuralize.deep.regularizers import AdaptiveWeight, Regularizer, regularizer
 from neuralize.deep.training import Batches, Objective, Training, train
 from neuralize.errors import CollapseWarning, InputError
@@ -131,7 +131,7 @@ class OneClassDetector(DeepDetector):
 
     evidence_name = "squared distance to the centre in the representation"
 
-    network: str | nn.Module
+    network: str | Architecture | nn.Module
     preprocessing: str | None
     rep_dim: int | None
     bias: bool
@@ -150,19 +150,14 @@ class OneClassDetector(DeepDetector):
             raise InputError(f"Expected center 'mean' or 'zero', got {self.center!r}.")
         steps = preprocessing(self.preprocessing, tuple(x.shape[1:]))
         inner = fit_preprocessing(steps, x)
-        config: dict[str, Any] = {"preprocessing": self.preprocessing, "network": "custom"}
-        network = self.network
-        plan: Architecture | None = None
-        if isinstance(network, str):
-            changes: dict[str, Any] = {"bias": self.bias}
-            if self.rep_dim is not None:
-                changes["rep_dim"] = self.rep_dim
-            plan = architecture(network, inner_shape(x.shape[1:]), **changes)
-            config["network"] = plan.model_dump(mode="json")
-            network = plan.build()
+        width = {} if self.rep_dim is None else {"rep_dim": self.rep_dim}
+        network, plan = planned(self.network, tuple(inner.shape[1:]), bias=self.bias, **width)
         if self.pretraining is not None:
             self._pretrain(network, plan, inner)
-        config["rep_dim"] = rep_dim = _width(network, inner)
+        rep_dim = _width(network, inner)
+        config = {
+            "preprocessing": self.preprocessing, "network": as_json(plan), "rep_dim": rep_dim,
+        }  # fmt: skip
         module = SphereScore(steps, network, rep_dim)
         if self.center == "mean":
             module.center.copy_(initial_center(network, inner))
@@ -190,14 +185,8 @@ class OneClassDetector(DeepDetector):
         self.history_["pretraining"] = losses
 
     def _build(self, config: dict[str, Any], network: nn.Module | None) -> nn.Module:
-        if config["network"] != "custom":
-            network = Architecture(**config["network"]).build()
-        elif network is None:
-            raise InputError(
-                "The detector was fitted on a network of the user's own; pass it as network=."
-            )
         steps = preprocessing(config["preprocessing"], self.input_shape_)
-        return SphereScore(steps, network, config["rep_dim"])
+        return SphereScore(steps, rebuilt(config["network"], network), config["rep_dim"])
 
     def _warn_of(self, problems: list[str]) -> None:
         if problems:
@@ -239,8 +228,8 @@ class DeepSVDD(OneClassDetector):
         Share of training rows the soft boundary leaves outside.
     network
         ``"auto"`` (by the shape of the rows), ``"mnist_lenet"``, ``"fmnist_lenet"``,
-        ``"cifar10_lenet"``, ``"mlp"``, or an ``nn.Module`` from rows to ``(n, q)``, trained in
-        place.
+        ``"cifar10_lenet"``, ``"mlp"``, an :class:`~neuralize.deep.networks.Architecture`, or an
+        ``nn.Module`` from rows to ``(n, q)``, trained in place.
     rep_dim, bias
         Width of the representation, and whether named networks have biases, which invites collapse.
     preprocessing
@@ -285,7 +274,7 @@ class DeepSVDD(OneClassDetector):
         *,
         objective: Literal["one-class", "soft-boundary"] = "one-class",
         nu: float = 0.1,
-        network: str | nn.Module = "auto",
+        network: str | Architecture | nn.Module = "auto",
         rep_dim: int | None = None,
         bias: bool = False,
         preprocessing: str | None = "standardize",

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from neuralize.convert import register_converter
 from neuralize.deep.checkpoint import Manifest, digest, read_checkpoint, write_checkpoint
+from neuralize.deep.networks import Architecture
 from neuralize.deep.score_network import ScoreNetwork
 from neuralize.deep.training import Training, seeded
 from neuralize.encoder import evaluating
@@ -344,6 +345,8 @@ def _encoded(parameters: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, Training):
             value = {field: getattr(value, field) for field in value.__dataclass_fields__}
             value.update(checkpoint=None, progress=True, device="cpu")
+        elif isinstance(value, Architecture):
+            value = value.model_dump(mode="json")
         elif isinstance(value, nn.Module):
             value = f"{type(value).__module__}.{type(value).__qualname__}"
         elif isinstance(value, DeepDetector):
@@ -353,12 +356,18 @@ def _encoded(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _decoded(parameters: dict[str, Any]) -> dict[str, Any]:
-    found = dict(parameters)
-    if isinstance(found.get("training"), dict):
-        settings = dict(found["training"])
-        settings["milestones"] = tuple(settings.get("milestones", ()))
-        found["training"] = Training(**settings)
-    return {n: tuple(v) if isinstance(v, list) else v for n, v in found.items()}
+    return {name: _restored(value) for name, value in parameters.items()}
+
+
+def _restored(value: Any) -> Any:
+    """What :func:`_encoded` made JSON of, by its fields."""
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, dict) and set(value) == set(Training.__dataclass_fields__):
+        return Training(**{name: _restored(entry) for name, entry in value.items()})
+    if isinstance(value, dict) and set(value) == set(Architecture.model_fields):
+        return Architecture(**value)
+    return value
 
 
 @register_converter(DeepDetector)

@@ -27,6 +27,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from neuralize.deep.networks import Architecture
 from neuralize.deep.outlier_exposure import ExposedDetector
 from neuralize.deep.training import Objective, Training
 from neuralize.errors import InputError
@@ -135,7 +136,7 @@ class HypersphereClassifier(ExposedDetector):
         self,
         *,
         norm: SphereNorm = "pseudo_huber",
-        network: str | nn.Module = "auto",
+        network: str | Architecture | nn.Module = "auto",
         rep_dim: int | None = None,
         bias: bool = True,
         preprocessing: str | None = "standardize",

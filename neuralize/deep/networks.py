@@ -107,6 +107,52 @@ def architecture(name: str, input_shape: Sequence[int], **changes: Any) -> Archi
     return Architecture(kind=kind, input_shape=shape, **{**PRESETS[name], **changes})
 
 
+def planned(
+    network: str | Architecture | nn.Module, input_shape: Sequence[int], **changes: Any
+) -> tuple[nn.Module, Architecture | None]:
+    """A detector's network with fresh weights, and its plan; the user's own module has none.
+
+    ``changes`` apply to named networks only: an :class:`Architecture` says everything itself.
+
+    Raises
+    ------
+    InputError
+        As :func:`architecture`, and for an architecture of another input shape.
+    """
+    if isinstance(network, str):
+        network = architecture(network, input_shape, **changes)
+    if not isinstance(network, Architecture):
+        return network, None
+    if network.input_shape != tuple(input_shape):
+        raise InputError(
+            f"Expected an architecture for rows of shape {tuple(input_shape)}, got one for "
+            f"{network.input_shape}."
+        )
+    return network.build(), network
+
+
+def rebuilt(plan: dict[str, Any] | str, network: nn.Module | None) -> nn.Module:
+    """The network of a manifest's ``plan``, or the user's own, which has to be passed.
+
+    Raises
+    ------
+    InputError
+        The plan says ``"custom"``, and no network came.
+    """
+    if not isinstance(plan, str):
+        return Architecture(**plan).build()
+    if network is None:
+        raise InputError(
+            "The detector was fitted on a network of the user's own; pass it as network=."
+        )
+    return network
+
+
+def as_json(plan: Architecture | None) -> dict[str, Any] | str:
+    """What a manifest says of a network: its architecture, or ``"custom"``."""
+    return "custom" if plan is None else plan.model_dump(mode="json")
+
+
 class LeNet(nn.Module):
     """``(n, c, h, w) -> (n, rep_dim)``."""
 

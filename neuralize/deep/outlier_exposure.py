@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from neuralize.deep.detector import DeepDetector
-from neuralize.deep.networks import Architecture, architecture
-from neuralize.deep.preprocessing import fit_preprocessing, inner_shape, preprocessing
+from neuralize.deep.networks import Architecture, as_json, planned, rebuilt
+from neuralize.deep.preprocessing import fit_preprocessing, preprocessing
 from neuralize.deep.training import Batches, Objective, Training, train
 from neuralize.errors import InputError, TrainingWarning
 
@@ -59,7 +59,7 @@ class ExposedDetector(DeepDetector):
         Exposed rows overlap the normal ones.
     """
 
-    network: str | nn.Module
+    network: str | Architecture | nn.Module
     preprocessing: str | None
     bias: bool
     training: Training
@@ -112,29 +112,20 @@ class ExposedDetector(DeepDetector):
         with torch.no_grad():
             inner = steps(x)
         self._warn_of_overlap(inner, exposed)
-        config: dict[str, Any] = {"preprocessing": self.preprocessing, "network": "custom"}
-        network = self.network
-        if isinstance(network, str):
-            changes: dict[str, Any] = {"bias": self.bias, "affine": self.bias}
-            if self._width() is not None:
-                changes["rep_dim"] = self._width()
-            plan = architecture(network, inner_shape(x.shape[1:]), **changes)
-            config["network"] = plan.model_dump(mode="json")
-            network = plan.build()
+        width = {} if self._width() is None else {"rep_dim": self._width()}
+        network, plan = planned(
+            self.network, tuple(inner.shape[1:]), bias=self.bias, affine=self.bias, **width
+        )
         self._require_outputs(network, inner[:1])
         losses = train(network, self._objective(), Batches(inner, y, outliers=exposed),
                        self.training, what=f"training {type(self).__name__}")  # fmt: skip
         self.history_[type(self).__name__] = losses
+        config = {"preprocessing": self.preprocessing, "network": as_json(plan)}
         return self._module(steps, network), config
 
     def _build(self, config: dict[str, Any], network: nn.Module | None) -> nn.Module:
-        if config["network"] != "custom":
-            network = Architecture(**config["network"]).build()
-        elif network is None:
-            raise InputError(
-                "The detector was fitted on a network of the user's own; pass it as network=."
-            )
-        return self._module(preprocessing(config["preprocessing"], self.input_shape_), network)
+        steps = preprocessing(config["preprocessing"], self.input_shape_)
+        return self._module(steps, rebuilt(config["network"], network))
 
     def _require_outputs(self, network: nn.Module, x: Tensor) -> None:
         was = network.training

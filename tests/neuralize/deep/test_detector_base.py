@@ -219,3 +219,15 @@ def test_architectures_are_json() -> None:
     x = torch.zeros(2, 1, 12, 12)
     assert plan.build()(x).shape == (2, 4)
     assert plan.decoder()(torch.zeros(2, 4)).shape == x.shape
+
+
+def test_an_architecture_of_ones_own_is_stored_with_both_trainings(tmp_path: Path) -> None:
+    plan = Architecture(kind="mlp", input_shape=(5,), dense=(7,), rep_dim=3)
+    model = DeepSVDD(network=plan, pretraining=SHORT, training=SHORT).fit(rows())
+    again = load_detector(model.save(tmp_path / "svdd.safetensors"))
+    stored = Training(epochs=3, batch_size=32)
+    expected = {**model.get_params(), "training": stored, "pretraining": stored}
+    assert again.get_params() == expected
+    np.testing.assert_array_equal(again.decision_function(rows()), model.decision_function(rows()))
+    with pytest.raises(InputError, match="architecture for rows of shape"):
+        clone(model).fit(rows(d=4))
