@@ -5,6 +5,9 @@ for outliers.
 """
 
 from neuralize.deep.binary import BinaryClassifier
+from neuralize.deep.case_detector import CaseDetector
+from neuralize.deep.case_relevance import CaseRelevance
+from neuralize.deep.confounds import Confounds, audit_confounds
 from neuralize.deep.d2neighbors import D2Neighbors
 from neuralize.deep.deep_sad import DeepSAD
 from neuralize.deep.deep_svdd import DeepSVDD
@@ -22,6 +25,9 @@ from neuralize.deep.training import Training
 __all__ = [
     "FCDD",
     "BinaryClassifier",
+    "CaseDetector",
+    "CaseRelevance",
+    "Confounds",
     "D2Neighbors",
     "DeepDetector",
     "DeepSAD",
@@ -33,6 +39,7 @@ __all__ = [
     "RandomPolytope",
     "ScoreNetwork",
     "Training",
+    "audit_confounds",
     "import_detector",
     "load_detector",
 ]

@@ -31,6 +31,8 @@ def embed(encoder: nn.Module | None, x: Tensor) -> Tensor:
         return x
     if not isinstance(encoder, nn.Module):
         raise InputError(f"Expected an nn.Module as features, got {type(encoder).__name__}.")
+    weights = (p.dtype for p in encoder.parameters() if p.is_floating_point())
+    x = x.to(next(weights, x.dtype))
     rows = max(1, INPUTS_AT_ONCE // max(1, x[0].numel()))
     with torch.no_grad(), evaluating(encoder):
         phi = torch.cat([encoder(part.clone()) for part in x.split(rows)])
