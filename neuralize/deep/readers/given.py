@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -31,6 +31,8 @@ class Given:
     activation: Activation | None = None
     objective: Exposure | None = None
     center: Numbers | Tensor | None = None
+    layers: tuple[str, ...] | None = None
+    neighbors: int | None = None
     threshold: float | None = None
 
     def __post_init__(self) -> None:
@@ -44,6 +46,9 @@ class Given:
         _number("units", self.units)
         if self.units is not None and self.units <= 0:
             raise InputError(f"Expected units above 0, got {self.units}.")
+        k = self.neighbors
+        if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
+            raise InputError(f"Expected neighbors of at least 1, got {k!r}.")
         shape = self.input_shape
         if shape is not None and not (shape and all(isinstance(n, int) and n > 0 for n in shape)):
             raise InputError(f"Expected input_shape like (28, 28) or (3, 32, 32), got {shape!r}.")
@@ -59,6 +64,10 @@ class Given:
                 f"{format_name} checkpoints have no use for {', '.join(idle)}; what they may lack "
                 f"is {', '.join(used)}."
             )
+
+    def with_normalize(self, normalize: str | tuple[Numbers, Numbers]) -> Given:
+        """The same with that normalisation."""
+        return replace(self, normalize=normalize)
 
     @property
     def preprocessing(self) -> str | None:

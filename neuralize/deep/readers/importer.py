@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from neuralize.deep.detector import DeepDetector
-from neuralize.deep.readers import eoe, fcdd, ruff
+from neuralize.deep.readers import anomalib, eoe, fcdd, ruff
 from neuralize.deep.readers.assemble import Source
 from neuralize.deep.readers.content import read_content
 from neuralize.deep.readers.given import Activation, Exposure, Given, Numbers
@@ -25,6 +25,10 @@ class Reader(NamedTuple):
 
 
 READERS = {
+    "anomalib-patchcore": Reader(
+        anomalib.is_patchcore, anomalib.read_patchcore, anomalib.PATCHCORE_USES
+    ),
+    "anomalib-padim": Reader(anomalib.is_padim, anomalib.read_padim, anomalib.USES),
     "deep-svdd": Reader(ruff.is_deep_svdd, ruff.read_deep_svdd, ruff.USES),
     "deep-sad": Reader(ruff.is_deep_sad, ruff.read_deep_sad, ruff.USES),
     "eoe": Reader(eoe.is_eoe, eoe.read_eoe, eoe.USES),
@@ -45,6 +49,8 @@ def import_detector(
     activation: Activation | None = None,
     objective: Exposure | None = None,
     center: Numbers | Tensor | None = None,
+    layers: Sequence[str] | None = None,
+    neighbors: int | None = None,
     threshold: float | None = None,
     trust: bool = False,
 ) -> DeepDetector:
@@ -56,17 +62,19 @@ def import_detector(
     Parameters
     ----------
     path
-        ``model.tar`` of Deep-SVDD-PyTorch or Deep-SAD-PyTorch, ``snapshot.pt`` of fcdd or eoe.
+        ``model.tar`` of Deep-SVDD-PyTorch or Deep-SAD-PyTorch, ``snapshot.pt`` of fcdd or eoe,
+        ``.ckpt`` of anomalib's PatchCore or PaDiM.
     format
-        ``"deep-svdd"``, ``"deep-sad"``, ``"fcdd"``, ``"eoe"``; ``"auto"`` tells by the content.
+        ``"deep-svdd"``, ``"deep-sad"``, ``"fcdd"``, ``"eoe"``, ``"anomalib-patchcore"``,
+        ``"anomalib-padim"``; ``"auto"`` tells by the content.
     network
-        The module whose weights the file holds, where it is none of the project's own; its weights
-        are replaced in a copy.
+        The module whose weights the file holds (of anomalib: the backbone), where it is none of the
+        project's own and no ResNet; its weights are replaced in a copy.
     input_shape
         Of one row, ``(h, w)``, ``(c, h, w)`` or ``(d,)``; by the network when missing.
     normalize
         ``(mean, std)`` by channel or column, of the data the network was trained on, in units of 1,
-        or ``"imagenet"``.
+        or ``"imagenet"``. eoe's file says it; anomalib's default is assumed.
     contrast
         Contrast normalisation instead: ``(low, high)``, or the authors' own for a normal class,
         ``"mnist:3"``, ``"fmnist:3"``, ``"cifar10:3"``.
@@ -76,6 +84,9 @@ def import_detector(
         ``"elu"`` for ``cifar10_LeNet_ELU``, whose keys are those of ``cifar10_LeNet``.
     objective, center
         Of eoe: ``"hsc"``, ``"bce"``, ``"focal"``, ``"dsad"``, ``"dsvdd"``, which needs a centre.
+    layers, neighbors
+        Of anomalib, where its file has no hyper-parameters: the layers that features come from, and
+        ``num_neighbors`` of PatchCore.
     threshold
         Outlier iff the score is larger. Without one the detector scores and explains; see
         :meth:`DeepDetector.calibrate`.
@@ -116,6 +127,8 @@ def import_detector(
         activation=activation,
         objective=objective,
         center=center,
+        layers=None if layers is None else tuple(layers),
+        neighbors=neighbors,
         threshold=threshold,
     )
     if format != "auto" and format not in READERS:

@@ -19,9 +19,9 @@ def shaken(network: nn.Module, seed: int = 0) -> nn.Module:
     """The network in evaluation mode, with random statistics, scales and offsets."""
     g = torch.Generator().manual_seed(seed)
     for name, tensor in network.state_dict().items():
-        if name.endswith("running_var") or name.endswith("weight") and tensor.ndim == 1:
+        if name.endswith("running_var") or (name.endswith("weight") and tensor.ndim == 1):
             tensor.copy_(torch.rand(tensor.shape, generator=g) + 0.5)
-        elif name.endswith("running_mean") or name.endswith("bias"):
+        elif name.endswith(("running_mean", "bias")):
             tensor.copy_(torch.randn(tensor.shape, generator=g) * 0.2)
         elif tensor.ndim > 1:
             fan_in = tensor[0].numel()
@@ -218,3 +218,72 @@ def eoe_cnn28(head: bool = False, bias: bool = True) -> nn.Module:
 
 def eoe_cnn32(head: bool = False) -> nn.Module:
     return shaken(LeNet((3, 32, 64, 128), 4, (512, 256), bias=True, head=head))
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, c: int, inner: int, outer: int, stride: int, bottleneck: bool) -> None:
+        super().__init__()
+        plan = (
+            [(c, inner, 1, 1), (inner, inner, 3, stride), (inner, outer, 1, 1)]
+            if bottleneck
+            else [(c, inner, 3, stride), (inner, outer, 3, 1)]
+        )
+        self.n = len(plan)
+        for i, (a, b, k, s) in enumerate(plan, 1):
+            self.add_module(f"conv{i}", nn.Conv2d(a, b, k, s, k // 2, bias=False))
+            self.add_module(f"bn{i}", nn.BatchNorm2d(b))
+        if stride != 1 or c != outer:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(c, outer, 1, stride, bias=False), nn.BatchNorm2d(outer)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for i in range(1, self.n + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            if i < self.n:
+                y = y.relu()
+        return (y + (self.downsample(x) if hasattr(self, "downsample") else x)).relu()
+
+
+class ResNet(nn.Module):
+    """A narrow ResNet that answers with the maps of some of its stages."""
+
+    def __init__(self, layers: tuple[str, ...], bottleneck: bool, stages: int = 3) -> None:
+        super().__init__()
+        self.layers, self.stages = layers, stages
+        self.conv1 = nn.Conv2d(3, 6, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(6)
+        c = 6
+        for i in range(stages):
+            inner = 6 * 2**i
+            outer = 2 * inner if bottleneck else inner
+            blocks = []
+            for j in range(2):
+                stride = 2 if i and not j else 1
+                blocks.append(_ResidualBlock(c, inner, outer, stride, bottleneck))
+                c = outer
+            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = F.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1)
+        found = {}
+        for i in range(self.stages):
+            found[f"layer{i + 1}"] = x = getattr(self, f"layer{i + 1}")(x)
+        return [found[name] for name in self.layers]
+
+
+def resnet(layers: tuple[str, ...], bottleneck: bool = False) -> ResNet:
+    network = shaken(ResNet(layers, bottleneck))
+    assert isinstance(network, ResNet)
+    return network
+
+
+def blur_kernel(sigma: float = 4.0) -> Tensor:
+    """A Gaussian cut at 4 sigma, as a picture that sums to one."""
+    r = int(4 * sigma + 0.5)
+    kernel = torch.zeros(2 * r + 1, 2 * r + 1, dtype=torch.float64)
+    for i in range(-r, r + 1):
+        for j in range(-r, r + 1):
+            kernel[i + r, j + r] = torch.exp(torch.tensor(-(i * i + j * j) / (2 * sigma**2)))
+    return (kernel / kernel.sum()).float()
