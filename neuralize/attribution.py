@@ -49,16 +49,25 @@ def joined(values: Tensor, parts: Sequence[Attribution]) -> Attribution:
 
 
 def through_encoder(
-    lrp: LRP, trace: Trace, x: Tensor, found: Sequence[Attribution], **kwargs: Any
+    lrp: LRP,
+    trace: Trace,
+    x: Tensor,
+    found: Sequence[Attribution],
+    offsets: Sequence[str] = (),
+    **kwargs: Any,
 ) -> list[Attribution]:
-    """Relevance of the features sent on to the encoder's input; its shares are named as its own."""
+    """Relevance of the features sent on to the encoder's input; its shares are named as its own.
+
+    Amplification is measured against the relevance of the features, and the shares of ``offsets``.
+    """
     if len(found) == 1:
         values, shares = trace.relevance(found[0].values)
         values, shares = values[None], {name: share[None] for name, share in shares.items()}
     else:
         values, shares = trace.batched(torch.stack([one.values for one in found]))
-    for one, value in zip(found, values, strict=True):
-        warn_if_amplified(lrp, x, one.values.to(trace.output.dtype), value, **kwargs)
+    for k, (one, value) in enumerate(zip(found, values, strict=True)):
+        beside = sum((shares[n][k].abs() for n in offsets if n in shares), value.new_zeros(len(x)))
+        warn_if_amplified(lrp, x, one.values.to(trace.output.dtype), value, beside, **kwargs)
     return [
         replace(
             one,

@@ -280,13 +280,20 @@ def _line(path: str, operation: str, rule: str, calls: list[Record], seeded: flo
     )  # fmt: skip
 
 
-def warn_if_amplified(lrp: LRP, x: Tensor, seed: Tensor, values: Tensor, **kwargs: Any) -> None:
+def warn_if_amplified(
+    lrp: LRP, x: Tensor, seed: Tensor, values: Tensor, offsets: Tensor | None = None, **kwargs: Any
+) -> None:
     """Warn when relevance came out as NaN or more than :data:`LIMIT` times what went in.
+
+    ``offsets`` ``(n,)`` counts as having gone in as well: the size of constants that the output
+    adds to what is explained, and that can bring it near zero.
 
     The worst row is propagated once more, with an eye on every operation, to name the one to blame.
     """
     rows = values.detach().flatten(1).abs().sum(1).double()
     seeded = seed.detach().reshape(len(seed), -1).abs().sum(1).double()
+    if offsets is not None:
+        seeded = seeded + offsets.double()
     ratio = rows / seeded.clamp(min=torch.finfo(torch.float64).tiny)
     bad = ~rows.isfinite() | ((ratio > LIMIT) & (seeded > 0))
     if not bool(bad.any()):

@@ -4,16 +4,19 @@ All count as PyOD does: ``decision_function`` is higher for the more abnormal, `
 for outliers.
 """
 
+from neuralize.deep.autoencoder import Autoencoder, VariationalAutoencoder
 from neuralize.deep.binary import BinaryClassifier
 from neuralize.deep.case_detector import CaseDetector
 from neuralize.deep.case_relevance import CaseRelevance
 from neuralize.deep.confounds import Confounds, audit_confounds
 from neuralize.deep.d2neighbors import D2Neighbors
+from neuralize.deep.deep_gmm import DeepGMM
 from neuralize.deep.deep_sad import DeepSAD
 from neuralize.deep.deep_svdd import DeepSVDD
 from neuralize.deep.detector import DeepDetector, load_detector
 from neuralize.deep.ensemble import Ensemble
 from neuralize.deep.fcdd import FCDD
+from neuralize.deep.flow import RealNVP
 from neuralize.deep.hypersphere import HypersphereClassifier
 from neuralize.deep.padim import PaDiM
 from neuralize.deep.patchcore import PatchCore
@@ -24,12 +27,14 @@ from neuralize.deep.training import Training
 
 __all__ = [
     "FCDD",
+    "Autoencoder",
     "BinaryClassifier",
     "CaseDetector",
     "CaseRelevance",
     "Confounds",
     "D2Neighbors",
     "DeepDetector",
+    "DeepGMM",
     "DeepSAD",
     "DeepSVDD",
     "Ensemble",
@@ -37,9 +42,14 @@ __all__ = [
     "PaDiM",
     "PatchCore",
     "RandomPolytope",
+    "RealNVP",
     "ScoreNetwork",
     "Training",
+<<<<<<< HEAD
     "audit_confounds",
+=======
+    "VariationalAutoencoder",
+>>>>>>> 06a50b5 (wip)
     "import_detector",
     "load_detector",
 ]

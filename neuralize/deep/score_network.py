@@ -42,6 +42,12 @@ class ScoreNetwork(Neuralized):
         Rules where the caller names none; the preset of the module's family when missing.
     rows_at_once
         Rows explained together; by the size of a row when missing.
+
+    Attributes
+    ----------
+    offsets
+        Names of what the score adds to what is explained (a log-determinant): amplification is
+        measured with them, because a score of zero need not be little.
     """
 
     kind: ClassVar[Kind] = "outlier"
@@ -71,6 +77,7 @@ class ScoreNetwork(Neuralized):
         self.network = copy.deepcopy(module).eval().requires_grad_(False)
         self.input_shape = tuple(map(int, input_shape))
         self.composite = composite
+        self.offsets: tuple[str, ...] = ()
         size = max(1, torch.Size(self.input_shape).numel())
         self.encoder_rows = rows_at_once or max(1, min(1024, ACTIVATION_BUDGET // size))
 
@@ -155,7 +162,7 @@ class ScoreNetwork(Neuralized):
             )
         seed, explained, constant = self._seed(z, output)
         found = Attribution(seed, explained, constant)
-        (part,) = through_encoder(lrp, trace, x, [found])
+        (part,) = through_encoder(lrp, trace, x, [found], self.offsets)
         shares = {n.removeprefix("encoder "): share for n, share in part.absorbed.items()}
         return replace(part, absorbed=shares)
 

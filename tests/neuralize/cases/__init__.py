@@ -4,6 +4,7 @@ from tests.neuralize.cases.clusters import CLUSTERS
 from tests.neuralize.cases.data import Cases
 from tests.neuralize.cases.deep_ensemble import ENSEMBLES
 from tests.neuralize.cases.deep_fcdd import FCDD_CASES
+from tests.neuralize.cases.deep_likelihoods import LIKELIHOODS
 from tests.neuralize.cases.deep_memory_bank import MEMORY_BANKS
 from tests.neuralize.cases.deep_one_class import ONE_CLASS
 from tests.neuralize.cases.deep_outlier_exposure import EXPOSED
@@ -18,6 +19,7 @@ DEEP: Cases = {
     **ENSEMBLES,
     **EXPOSED,
     **FCDD_CASES,
+    **LIKELIHOODS,
     **MEMORY_BANKS,
     **ONE_CLASS,
     **POLYTOPES,
