@@ -26,10 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from neuralize.deep.bank_distances import SPLITS, Split, power_distances, soft_max
+from neuralize.deep.bank_distances import SPLITS, Split, power_distances
 from neuralize.deep.detector import SCORED_AT_ONCE, DeepDetector
 from neuralize.deep.patch_detector import gaussian_kernel
 from neuralize.deep.patch_features import PatchFeatures, picture_steps
+from neuralize.deep.score_pools import soft_max
 from neuralize.errors import InputError
 from neuralize.network import Neuralized
 

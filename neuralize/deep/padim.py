@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from neuralize.convert import register_converter
-from neuralize.deep.bank_distances import Split, form, root
+from neuralize.deep.bank_distances import Split, form
 from neuralize.deep.patch_detector import PatchDetector, PatchMap, Pool
 from neuralize.deep.patch_features import IMAGENET_MEAN, IMAGENET_STD, PatchFeatures
 from neuralize.deep.score_network import ScoreNetwork
+from neuralize.deep.score_pools import root
 from neuralize.errors import InputError
 
 POSITIONS_AT_ONCE = 64

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from neuralize.deep.bank_distances import SPLITS, Split, take_most
+from neuralize.deep.bank_distances import SPLITS, Split
 from neuralize.deep.detector import Array, DeepDetector
 from neuralize.deep.patch_features import PatchFeatures, picture_steps
 from neuralize.deep.score_network import ScoreNetwork
+from neuralize.deep.score_pools import take_most
 from neuralize.encoder import evaluating
 from neuralize.errors import InputError
 from neuralize.score_map import ScoreMap

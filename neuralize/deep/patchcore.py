@@ -27,11 +27,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from neuralize.convert import register_converter
-from neuralize.deep.bank_distances import Split, as_gate, form, nearest, root, soft_max
+from neuralize.deep.bank_distances import Split, form, nearest
 from neuralize.deep.coreset import greedy_coreset
 from neuralize.deep.patch_detector import PatchDetector, PatchMap, Pool
 from neuralize.deep.patch_features import IMAGENET_MEAN, IMAGENET_STD, PatchFeatures
 from neuralize.deep.score_network import ScoreNetwork
+from neuralize.deep.score_pools import as_gate, root, soft_max
 from neuralize.errors import InputError
 
 

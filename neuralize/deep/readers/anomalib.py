@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralize.deep.bank_distances import Split, take_most
+from neuralize.deep.bank_distances import Split
 from neuralize.deep.detector import load_strictly
 from neuralize.deep.padim import PaDiM, PaDiMScore
 from neuralize.deep.patch_detector import PatchDetector, gaussian_kernel
@@ -40,6 +40,7 @@ from neuralize.deep.readers.content import State, below, sizes, state_of
 from neuralize.deep.readers.given import Given
 from neuralize.deep.readers.published import IMAGENET
 from neuralize.deep.readers.resnet import ResNetPlan, resnet_of
+from neuralize.deep.score_pools import take_most
 from neuralize.errors import CheckpointError, InputError
 
 USES = ("network", "input_shape", "normalize", "units", "layers", "threshold")
