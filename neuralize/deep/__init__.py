@@ -22,6 +22,7 @@ from neuralize.deep.padim import PaDiM
 from neuralize.deep.patchcore import PatchCore
 from neuralize.deep.polytope import RandomPolytope
 from neuralize.deep.readers import import_detector
+from neuralize.deep.residual_adaptation import ResidualAdaptation
 from neuralize.deep.score_network import ScoreNetwork
 from neuralize.deep.training import Training
 
@@ -43,13 +44,11 @@ __all__ = [
     "PatchCore",
     "RandomPolytope",
     "RealNVP",
+    "ResidualAdaptation",
     "ScoreNetwork",
     "Training",
-<<<<<<< HEAD
-    "audit_confounds",
-=======
     "VariationalAutoencoder",
->>>>>>> 06a50b5 (wip)
+    "audit_confounds",
     "import_detector",
     "load_detector",
 ]
