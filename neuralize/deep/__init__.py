@@ -22,7 +22,6 @@ from neuralize.deep.padim import PaDiM
 from neuralize.deep.patchcore import PatchCore
 from neuralize.deep.polytope import RandomPolytope
 from neuralize.deep.readers import import_detector
-from neuralize.deep.residual_adaptation import ResidualAdaptation
 from neuralize.deep.score_network import ScoreNetwork
 from neuralize.deep.training import Training
 
@@ -44,7 +43,6 @@ __all__ = [
     "PatchCore",
     "RandomPolytope",
     "RealNVP",
-    "ResidualAdaptation",
     "ScoreNetwork",
     "Training",
     "VariationalAutoencoder",

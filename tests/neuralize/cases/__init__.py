@@ -10,14 +10,12 @@ from tests.neuralize.cases.deep_one_class import ONE_CLASS
 from tests.neuralize.cases.deep_outlier_exposure import EXPOSED
 from tests.neuralize.cases.deep_polytope import POLYTOPES
 from tests.neuralize.cases.deep_pyod import PYOD_NETWORKS
-from tests.neuralize.cases.deep_residual_adaptation import ADAPTED
 from tests.neuralize.cases.densities import DENSITIES
 from tests.neuralize.cases.distances import DISTANCES
 from tests.neuralize.cases.pipelines import PIPELINES
 from tests.neuralize.cases.pyod import PYOD
 
 DEEP: Cases = {
-    **ADAPTED,
     **ENSEMBLES,
     **EXPOSED,
     **FCDD_CASES,
