@@ -92,9 +92,7 @@ def exposed(state: State, given: Given, source: Source) -> DeepDetector:
         config["network"] = plan.architecture.model_dump(mode="json")
         shape = row_shape(plan.architecture.input_shape, given)
         state, names = complete(state, plan), plan.names
-        detector.network, detector.bias = plan.preset, plan.architecture.bias
-        if isinstance(detector, HypersphereClassifier):
-            detector.rep_dim = plan.architecture.rep_dim
+        detector.network = plan.architecture
     module: Any = assemble(detector, config, shape, given, source)
     given.fill(module.preprocessing, shape)
     load_strictly(module.network, state, source.path, names)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from neuralize.deep.networks import PRESETS, Architecture
+from neuralize.deep.networks import Architecture
 from neuralize.deep.preprocessing import inner_shape
 from neuralize.deep.readers.assemble import Source
 from neuralize.deep.readers.content import State, count, sizes
@@ -25,15 +25,6 @@ class Plan(NamedTuple):
 
     architecture: Architecture
     names: dict[str, str]
-
-    @property
-    def preset(self) -> str:
-        """Name under which a detector of ours knows the architecture."""
-        if self.architecture.kind == "mlp":
-            return "mlp"
-        sizes = {name: preset.get("channels") for name, preset in PRESETS.items()}
-        same = [name for name, channels in sizes.items() if channels == self.architecture.channels]
-        return same[0] if same else "auto"
 
 
 def plan_of(state: State, given: Given, source: Source) -> Plan:

@@ -83,8 +83,7 @@ def sphere(
         config["network"] = plan.architecture.model_dump(mode="json")
         shape = row_shape(plan.architecture.input_shape, given)
         state, names = complete(state, plan), plan.names
-        detector.network, detector.rep_dim = plan.preset, width
-        detector.bias = plan.architecture.bias
+        detector.network = plan.architecture
     module = assemble(detector, config, shape, given, source)
     assert isinstance(module, SphereScore)
     given.fill(module.preprocessing, shape)
