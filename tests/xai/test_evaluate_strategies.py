@@ -136,6 +136,12 @@ def test_baselines_and_their_verdicts(found, data):
     assert len(found.per_row) == 40 * (3 * 3 + 1)
 
 
+def test_methods_by_detector(data):
+    detectors, x, masks, _ = data
+    found = strategies(detectors, x, masks, methods={"KDE": ["gradient"]}, progress=False)
+    assert list(found.baselines.index) == [("KDE", "gradient")]
+
+
 def test_real_valued_truth(data):
     detectors, x, masks, _ = data
     truth = np.random.default_rng(0).random(x.shape) * np.where(masks, 3.0, 0.04)
@@ -310,6 +316,10 @@ def test_misuse(data):
         strategies({"net": net}, x, masks, progress=False)
     with pytest.raises(InputError, match="methods of"):
         strategies(one, x, masks, methods=["saliency"], progress=False)
+    with pytest.raises(InputError, match="list of methods"):
+        strategies(one, x, masks, methods="gradient", progress=False)
+    with pytest.raises(InputError, match="'SVM', which is none"):
+        strategies(one, x, masks, methods={"SVM": ["gradient"]}, progress=False)
     with pytest.raises(InputError, match=r"maps\['residual'\]"):
         strategies(one, x, masks, maps={"residual": x[0]}, progress=False)
     with pytest.raises(InputError, match="max_rows"):

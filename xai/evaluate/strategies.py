@@ -46,7 +46,7 @@ def strategies(
     masks: ArrayLike,
     labels: ArrayLike | None = None,
     *,
-    methods: Sequence[str] = (),
+    methods: Sequence[str] | Mapping[str, Sequence[str]] = (),
     maps: Mapping[str, ArrayLike] | None = None,
     composite: Any = None,
     background: Any = None,
@@ -72,7 +72,8 @@ def strategies(
     labels
         ``(n,)``, 1 for anomalies; when missing, rows whose mask has something in it.
     methods
-        Baselines beside the relevance of every detector, named as in :func:`xai.explain`.
+        Baselines beside the relevance of every detector, named as in :func:`xai.explain`; a dict
+        has those of a detector by its name.
     maps
         Maps made elsewhere, in the shape of ``data`` or ``masks``: a reconstruction's residual, a
         detector's native map.
@@ -121,9 +122,7 @@ def strategies(
     """
     if not isinstance(detectors, Mapping) or not detectors:
         raise InputError("Expected a dict of fitted detectors by name, got none.")
-    unknown = [method for method in methods if method not in BASELINES]
-    if unknown:
-        raise InputError(f"Expected methods of {', '.join(BASELINES)}, got {unknown[0]!r}.")
+    by_name = _methods(methods, detectors)
     if GIVEN in detectors:
         raise InputError(f"{GIVEN!r} is what maps= goes by; name the detector otherwise.")
     shape = tuple(to_rows(data)[0].shape)
@@ -138,7 +137,7 @@ def strategies(
     parts: list[pd.DataFrame] = []
     for name, net in nets.items():
         rules = composite.get(name) if isinstance(composite, Mapping) else composite
-        for method in ("lrp", *methods):
+        for method in ("lrp", *by_name[name]):
             if method not in ("lrp", "random") and not _has_gradient(net, method):
                 continue
             found = _explained(net, data, rows, rules, method, background, seed, progress)
@@ -163,6 +162,24 @@ def strategies(
         rows=rows,
         level=level,
     )
+
+
+def _methods(
+    methods: Sequence[str] | Mapping[str, Sequence[str]], detectors: Mapping[str, Any]
+) -> dict[str, Sequence[str]]:
+    if isinstance(methods, str):
+        raise InputError(f"Expected a list of methods, got the text {methods!r}.")
+    if isinstance(methods, Mapping):
+        found = {name: methods.get(name, ()) for name in detectors}
+        strangers = sorted(set(methods) - set(detectors))
+        if strangers:
+            raise InputError(f"methods= has {strangers[0]!r}, which is none of the detectors.")
+    else:
+        found = dict.fromkeys(detectors, methods)
+    unknown = [method for chosen in found.values() for method in chosen if method not in BASELINES]
+    if unknown:
+        raise InputError(f"Expected methods of {', '.join(BASELINES)}, got {unknown[0]!r}.")
+    return found
 
 
 def _truth(masks: ArrayLike, shape: tuple[int, ...]) -> Array:
