@@ -24,6 +24,7 @@ the share passes to ``phi`` whole, with the denominator held constant.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Self
 
 import numpy as np
@@ -43,7 +44,7 @@ from neuralize.deep.receptive_field import receptive_field
 from neuralize.deep.training import Batches, Objective, Training, train
 from neuralize.deep.upsampling import GaussianUpsampling
 from neuralize.encoder import evaluating
-from neuralize.errors import InputError
+from neuralize.errors import InputError, TrainingWarning
 
 EPS = 1e-31
 """Added to the probability of being anomalous before its logarithm, as in the authors' code."""
@@ -130,6 +131,9 @@ class FCDD(DeepDetector):
         ``"light"``, ``"cnn28"`` or ``"cnn32"`` (the authors' for 28 and 32 pixels), or an
         ``nn.Module`` from pictures to maps ``(n, c, u, v)``: it is copied, and gets a 1 x 1
         convolution to one map if ``c`` is not 1.
+    bias
+        Whether named networks have biases and affine normalisations. Without, as is the authors'
+        default, more of the score reaches the pixels.
     frozen
         How many children of a network of your own keep their weights (a pretrained stem).
     preprocessing
@@ -164,6 +168,7 @@ class FCDD(DeepDetector):
         self,
         *,
         network: str | nn.Module = "light",
+        bias: bool = False,
         frozen: int = 0,
         preprocessing: str | None = "standardize",
         confetti: float | None = None,
@@ -172,6 +177,7 @@ class FCDD(DeepDetector):
         contamination: float = 0.1,
     ) -> None:
         self.network = network
+        self.bias = bias
         self.frozen = frozen
         self.preprocessing = preprocessing
         self.confetti = confetti
@@ -188,6 +194,11 @@ class FCDD(DeepDetector):
             Pictures, labels or masks that do not fit each other; no normal picture.
         TrainingError
             A loss that is not finite from the start.
+
+        Warns
+        -----
+        TrainingWarning
+            Anomalous pictures that are copies of normal ones.
         """
         self._masks = None if masks is None else np.asarray(masks)
         try:
@@ -202,11 +213,12 @@ class FCDD(DeepDetector):
         assert isinstance(module, MapScore)
         return self._maps(X, module.native_map)
 
-    def anomaly_map(self, X: Any) -> Array:
+    def anomaly_map(self, X: Any, sigma: float | None = None) -> Array:
         """``A'`` ``(n, h, w)``: the map at the size of the pictures.
 
-        Non-negative, in the unit of the score. It says where the network responds, not which pixels
-        made it respond (for that explain the detector), and does not add up to the score.
+        ``sigma`` of the Gaussian in pixels is the detector's own when missing. Non-negative, in the
+        unit of the score. It says where the network responds, not which pixels made it respond (for
+        that explain the detector), and does not add up to the score.
 
         Raises
         ------
@@ -216,7 +228,7 @@ class FCDD(DeepDetector):
         self._require_fitted()
         module = self.module_
         assert isinstance(module, MapScore)
-        up = self._upsampling(module)
+        up = self._upsampling(module, sigma)
         return self._maps(X, lambda x: up(module.native_map(x)))
 
     def _maps(self, X: Any, of: Any) -> Array:
@@ -231,10 +243,12 @@ class FCDD(DeepDetector):
             found: Array = torch.cat([of(part) for part in x.split(rows)]).numpy()
         return found
 
-    def _upsampling(self, module: MapScore) -> GaussianUpsampling:
+    def _upsampling(self, module: MapScore, sigma: float | None = None) -> GaussianUpsampling:
         shape = inner_shape(self.input_shape_)
         field = receptive_field(module.network, shape)
-        return GaussianUpsampling(field, (shape[1], shape[2]), self.sigma)
+        return GaussianUpsampling(
+            field, (shape[1], shape[2]), self.sigma if sigma is None else sigma
+        )
 
     def _labels(self, y: Any, n: int) -> Tensor | None:
         masks = self._masks
@@ -288,6 +302,8 @@ class FCDD(DeepDetector):
         inner = fit_preprocessing(steps, x[y == 0])
         network, config = self._network(inner)
         module = MapScore(steps, network)
+        if self._masks is None:
+            _warn_of_copies(x, y)
         objective: Objective = MapLoss()
         target = y
         if self._masks is not None:
@@ -327,7 +343,7 @@ class FCDD(DeepDetector):
                     f"Expected frozen=0 with the network {self.network!r}, whose weights are "
                     f"random, got {self.frozen}."
                 )
-            plan = fully_convolutional(self.network, tuple(x.shape[1:]))
+            plan = fully_convolutional(self.network, tuple(x.shape[1:]), bias=self.bias)
             config["network"] = plan.model_dump(mode="json")
             return plan.build(), config
         config["width"] = width = map_width(self.network, x)
@@ -342,6 +358,19 @@ class FCDD(DeepDetector):
                 "The detector was fitted on a network of the user's own; pass it as network=."
             )
         return MapScore(steps, Backbone(network, self.frozen, config["width"]))
+
+
+def _warn_of_copies(x: Tensor, y: Tensor) -> None:
+    """Warn if pictures are both normal and anomalous."""
+    normal = {row.tobytes() for row in x[y == 0].numpy()}
+    copies = sum(row.tobytes() in normal for row in x[y == 1].numpy())
+    if copies:
+        warnings.warn(
+            f"{copies} of {int((y == 1).sum())} anomalous pictures are copies of normal ones: FCDD "
+            "is told that they are both. Leave them out.",
+            TrainingWarning,
+            stacklevel=5,
+        )
 
 
 class Responses(nn.Module):

@@ -185,6 +185,8 @@ class _Tracing(TorchFunctionMode):
             self.layers[self._fresh(name)] = self.known(y)
         elif name == "getitem":
             self._set(y, _sliced(maps[0], args[0], args[1], y, self.place))
+        elif name in ("expand", "repeat", "expand_as") and _same_places(y, maps[0]):
+            self._set(y, maps[0])
         elif (name in POINTWISE or _along_channels(name, args, kwargs)) and y.ndim >= 3:
             for other in maps[1:]:
                 maps[0] = maps[0].joined(other, f"{name} in {self.place}")
@@ -255,6 +257,10 @@ def _sliced(field: ReceptiveField, x: Tensor, index: Any, y: Tensor, place: str)
     cuts = [i.indices(size) for i, size in zip(spatial, x.shape[-2:], strict=True)]
     before, stride = _pair([-start for start, _, _ in cuts]), _pair([step for _, _, step in cuts])
     return field.after(_pair(y.shape[-2:]), (1, 1), stride, before)
+
+
+def _same_places(y: Tensor, field: ReceptiveField) -> bool:
+    return y.ndim >= 3 and tuple(y.shape[-2:]) == field.n
 
 
 def _along_channels(name: str, args: Any, kwargs: Any) -> bool:

@@ -18,6 +18,7 @@ from neuralize.deep import FCDD, Training, load_detector
 from neuralize.deep.fcdd import MapLoss, PixelLoss, pseudo_huber, surprise
 from neuralize.deep.receptive_field import ReceptiveField, receptive_field
 from neuralize.deep.upsampling import GaussianUpsampling
+from neuralize.errors import TrainingWarning
 from xai.textures import Surfaces, ground_surfaces
 
 SHORT = Training(epochs=2, batch_size=16, progress=False)
@@ -88,6 +89,8 @@ def test_scores_are_means_of_the_native_map_which_is_upsampled() -> None:
     np.testing.assert_allclose(
         detector.anomaly_map(x), up(torch.from_numpy(native)).numpy(), rtol=1e-5, atol=1e-7
     )
+    wide = FCDD(training=SHORT, sigma=3.0).fit(x, half(10)).anomaly_map(x)
+    np.testing.assert_array_equal(detector.anomaly_map(x, sigma=3.0), wide)
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +220,12 @@ def test_rows_of_tables_and_empty_training_are_refused() -> None:
         FCDD(network="resnet", training=SHORT).fit(pictures())
     with pytest.raises(InputError, match="fitted on"):
         FCDD(training=SHORT).fit(pictures()).anomaly_map(pictures(3, 14, 14))
+
+
+def test_copies_among_the_anomalies_are_counted() -> None:
+    x = np.concatenate([pictures(), pictures()[:3], 1 - pictures()[:5]])
+    with pytest.warns(TrainingWarning, match="3 of 8"):
+        FCDD(training=SHORT).fit(x, np.repeat([0, 1], [24, 8]))
 
 
 def test_confetti_beside_masks_marks_its_own_pixels() -> None:

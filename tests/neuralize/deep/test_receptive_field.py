@@ -25,7 +25,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.long(x), self.short(x)[..., ::2, ::2]
-        x = torch.cat([a + b, F.relu(a) * 2], 1)
+        x = torch.cat([a + b, F.relu(a).mean(1, keepdim=True).expand(-1, 3, -1, -1) * 2], 1)
         return self.last(F.pad(x, (3, 1, 2, 0)))
 
 
