@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from xai.errors import InputError
 from xai.plot.beeswarm import beeswarm
 from xai.plot.card import card
+from xai.plot.heat import anomaly_maps, heat_colors
 from xai.plot.images import heatmap, overlay
 from xai.plot.tables import bar, waterfall
 from xai.relevance import Array, Relevance
@@ -88,9 +89,11 @@ def select(relevance: Relevance, rows: Rows) -> Relevance:
 __all__ = [
     "Kind",
     "Rows",
+    "anomaly_maps",
     "bar",
     "beeswarm",
     "card",
+    "heat_colors",
     "heatmap",
     "overlay",
     "plot",
