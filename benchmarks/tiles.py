@@ -10,8 +10,10 @@ test. Pictures are stretched to 224 x 224.
 Reported per detector: AUROC of the pictures; for every map the AUROC of pixels and PRO (per-region
 overlap up to a false positive rate of 0.3) over all test pictures, the mean average precision
 within a picture with a defect, and seconds per picture. Maps: the native one, relevance of the
-score (``relevance``) and of the sum over the map (``relevance of the sum``), and the gradient's
-square. All but the native map are summed over channels and smoothed like it (sigma 4).
+score (``relevance``) and of what exceeds the patch threshold (``relevance of the excess``),
+and the gradient's square. All but the native map are summed over channels and smoothed like it
+(sigma 4). FCDD with 5
+masks has seen one defect of each kind, which its test leaves out.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +40,9 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from neuralize import neuralize
-from neuralize.deep import D2Neighbors, DeepDetector, PaDiM, PatchCore
+from neuralize.deep import FCDD, D2Neighbors, DeepDetector, PaDiM, PatchCore, Training
 from neuralize.deep.patch_detector import gaussian_blur
+from neuralize.deep.patch_features import ChannelNormalize
 from neuralize.torchvision_guard import import_zennit
 from xai import explain
 from xai.evaluate import localisation, per_region_overlap
@@ -125,12 +129,21 @@ def efficientnet() -> nn.Module:
 LITE = {"mean": (0.498,) * 3, "std": (0.502,) * 3}
 MOBILE_LAYERS, LITE_LAYERS = ("features.6", "features.13"), ("_blocks.4", "_blocks.10")
 
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def fully_convolutional(**options: Any) -> FCDD:
+    """FCDD on MobileNetV2 up to 28 x 28 units; its layers to 56 x 56 are frozen."""
+    stem = nn.Sequential(ChannelNormalize(**IMAGENET), *mobilenet().features[:7])
+    plan = Training(epochs=12, batch_size=16, lr=1e-3, milestones=(9,), progress=False)
+    return FCDD(network=stem, frozen=5, preprocessing=None, training=plan, **options)
+
+
 DETECTORS: dict[str, Callable[[], DeepDetector]] = {
     "PatchCore, MobileNetV2": lambda: PatchCore(mobilenet(), layers=MOBILE_LAYERS, coreset=0.05),
     "PaDiM, MobileNetV2": lambda: PaDiM(mobilenet(), layers=MOBILE_LAYERS),
     "D2Neighbors, MobileNetV2": lambda: D2Neighbors(
-        backbone=mobilenet(), layers=MOBILE_LAYERS,
-        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+        backbone=mobilenet(), layers=MOBILE_LAYERS, **IMAGENET
     ),
     "PatchCore, EfficientNet-Lite0": lambda: PatchCore(
         efficientnet(), layers=LITE_LAYERS, coreset=0.05, **LITE
@@ -139,10 +152,15 @@ DETECTORS: dict[str, Callable[[], DeepDetector]] = {
     "D2Neighbors, EfficientNet-Lite0": lambda: D2Neighbors(
         backbone=efficientnet(), layers=LITE_LAYERS, **LITE
     ),
+    "FCDD, MobileNetV2, confetti": fully_convolutional,
+    "FCDD, MobileNetV2, 5 masks": partial(fully_convolutional, confetti=0.25),
     "D2Neighbors, pixels": lambda: D2Neighbors(mean=(0.5,), std=(0.5,)),
     "D2Neighbors, blurred pixels": lambda: D2Neighbors(mean=(0.5,), std=(0.5,), blur=2.0),
 }  # fmt: skip
 """What is measured, by name: functions that give an unfitted detector."""
+
+SUPERVISED = ("FCDD, MobileNetV2, 5 masks",)
+"""Those that train with one defect of each kind and its mask, which then leave their test."""
 
 
 # -- measuring -----------------------------------------------------------------------------------
@@ -159,15 +177,25 @@ def maps_of(detector: Any, x: Array) -> Iterator[tuple[str, Array, float]]:
     if hasattr(detector, "anomaly_map"):
         yield timed("native", lambda: detector.anomaly_map(x, SIGMA))
     yield timed("relevance", lambda: smoothed(explain(detector, x, progress=False).values))
-    if hasattr(detector, "anomaly_map"):
-        whole = neuralize(detector, pool="sum")
+    if hasattr(detector, "anomaly_map") and not isinstance(detector, FCDD):  # whose score it is
+        whole = neuralize(detector, pool="excess")
         yield timed(
-            "relevance of the sum", lambda: smoothed(explain(whole, x, progress=False).values)
+            "relevance of the excess", lambda: smoothed(explain(whole, x, progress=False).values)
         )
     yield timed(
         "gradient",
         lambda: smoothed(explain(detector, x, method="gradient", progress=False).values),
     )
+
+
+def fit_with_masks(detector: Any, tiles: Tiles) -> Tiles:
+    """Fit to the training pictures and one defect of each kind; the tiles without these."""
+    few = np.array([np.flatnonzero(tiles.labels == label)[0] for label in LABELS])
+    x = np.concatenate([tiles.train, tiles.test[few]])
+    y = np.repeat([0, 1], [len(tiles.train), len(few)])
+    detector.fit(x, y, masks=tiles.masks[few])
+    left = np.setdiff1d(np.arange(len(tiles.test)), few)
+    return Tiles(tiles.train, tiles.test[left], tiles.masks[left], tiles.labels[left])
 
 
 def smoothed(values: Array) -> Array:
@@ -176,9 +204,13 @@ def smoothed(values: Array) -> Array:
     return gaussian_blur(summed, SIGMA)[:, 0].numpy()
 
 
-def measure(name: str, tiles: Tiles) -> tuple[list[dict[str, Any]], dict[str, Array]]:
+def measure(name: str, tiles: Tiles) -> tuple[list[dict[str, Any]], dict[str, Array], Tiles]:
     start = time.perf_counter()
-    detector = DETECTORS[name]().fit(tiles.train)
+    detector = DETECTORS[name]()
+    if name in SUPERVISED:
+        tiles = fit_with_masks(detector, tiles)
+    else:
+        detector.fit(tiles.train)
     fitted = time.perf_counter() - start
     start = time.perf_counter()
     scores = detector.decision_function(tiles.test)
@@ -201,7 +233,7 @@ def measure(name: str, tiles: Tiles) -> tuple[list[dict[str, Any]], dict[str, Ar
             row[f"AP {label}"] = own.mean()
         rows.append(row)
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-    return rows, maps
+    return rows, maps, tiles
 
 
 def drawn(tiles: Tiles, maps: dict[str, Array]) -> Figure:
@@ -236,10 +268,10 @@ def main() -> None:
     print(f"{len(tiles.train)} training and {len(tiles.test)} test pictures", flush=True)
     rows: list[dict[str, Any]] = []
     for name in options.only:
-        found, maps = measure(name, tiles)
+        found, maps, tested = measure(name, tiles)
         rows.extend(found)
         if options.figures is not None:
-            drawn(tiles, maps).savefig(options.figures / f"{name}.png", dpi=80)
+            drawn(tested, maps).savefig(options.figures / f"{name}.png", dpi=80)
         pd.DataFrame(rows).round(4).to_csv(options.out, index=False)
     table = pd.DataFrame(rows).drop(columns=["fit (s)"])
     print(table.to_markdown(index=False, floatfmt=".3f"))
