@@ -137,6 +137,7 @@ def explain(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the method random.")] = 0,
     settings: options.Settings = None,
+    given: options.Given = None,
     key: options.Key = None,
     drop: options.Drop = None,
     id_column: options.Id = None,
@@ -160,7 +161,7 @@ def explain(
     where = steps.destination(out, formats)
     inputs = [path for path in (model, data, background) if path is not None]
     with steps.results(where, overwrite=overwrite, inputs=inputs) as scratch:
-        loaded = read_model(model, trust=trust)
+        loaded = read_model(model, trust=trust, given=dict(given or []))
         net = steps.network(loaded.model, settings or [], dtype, device)
 
         def read(path: Path) -> pd.DataFrame | Array:
@@ -222,6 +223,7 @@ def audit(
     ] = None,
     image: options.Image = None,
     settings: options.Settings = None,
+    given: options.Given = None,
     key: options.Key = None,
     drop: options.Drop = None,
     id_column: options.Id = None,
@@ -243,14 +245,15 @@ def audit(
     where = steps.report_destination(out)
     inputs = [path for path in (model, data, masks) if path is not None]
     with steps.results(where, overwrite=overwrite, inputs=inputs) as scratch:
-        loaded = read_model(model, trust=trust)
+        loaded = read_model(model, trust=trust, given=dict(given or []))
         rows = read_data(
             data, key=key, drop=drop or [], id_column=id_column, labels=labels, groups=groups
         )
         x = match_columns(rows.x, loaded.feature_names, data)
+        net = steps.network(loaded.model, settings or [])
         report = Audit(
-            steps.network(loaded.model, settings or []),
-            x if image is None else steps.as_pictures(x, image),
+            net,
+            steps.laid_out(net, x, image),
             labels=rows.labels,
             groups=rows.groups,
             masks=None if masks is None else read_masks(masks),

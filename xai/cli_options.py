@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from xai.cli_given import given
+
 FORMATS = ("npz", "csv", "parquet", "json", "png", "svg", "html")
 DEFAULT_FORMATS = ("npz", "csv", "png")
 REPORT_FORMATS = ("html", "json")
@@ -69,7 +71,8 @@ Model = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="Fitted model: .skops; .npy, .npz or .csv with centroids (K, d); with --trust a "
+        help="Fitted model: .skops; .npy, .npz or .csv with centroids (K, d); .safetensors with "
+        "its manifest; .pt, .pth, .tar or .ckpt of another project, see --given; with --trust a "
         "pickle (.joblib, .pkl).",
         show_default=False,
     ),
@@ -88,6 +91,16 @@ Settings = Annotated[
         metavar="NAME=VALUE",
         parser=setting,
         help="Option of the model's network, e.g. decision=outlier; may be repeated.",
+    ),
+]
+Given = Annotated[
+    list[Any] | None,
+    typer.Option(
+        "--given",
+        metavar="NAME=VALUE",
+        parser=given,
+        help="What a checkpoint of another project does not say, e.g. contrast=mnist:3; may be "
+        "repeated.",
     ),
 ]
 Key = Annotated[str | None, typer.Option(metavar="NAME", help="Array of an .npz data file.")]

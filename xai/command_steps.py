@@ -142,14 +142,39 @@ def explain_rows(
     chosen = slice(None) if rows is None else rows
     if not names[chosen]:
         raise InputError(f"There are {len(x)} rows, numbered from 0, and none in --rows.")
-    if image is not None:
-        x = as_pictures(x, image)
+    x = laid_out(net, x, image)
+    background = options.get("background")
+    if background is not None and getattr(net, "input_shape", None) is not None:
+        options["background"] = laid_out(net, background, image)
     if net.row_independent:
         relevance: Relevance = explain(net, x[chosen], **options)
     else:
         # The model scores a row against the others, so all of them must be there.
         relevance = explain(net, x, **options)[chosen]
     return replace(relevance, row_names=names[chosen])
+
+
+def laid_out(
+    net: Neuralized, x: pd.DataFrame | Array, image: tuple[int, ...] | None
+) -> pd.DataFrame | Array:
+    """Rows as pictures ``image`` where that is given, with channels where the network has them.
+
+    Raises
+    ------
+    InputError
+        Rows of another size than ``image``.
+    """
+    if image is not None:
+        x = as_pictures(x, image)
+    wanted, given = getattr(net, "input_shape", None), np.shape(x)[1:]
+    if wanted is None or len(wanted) == 1 or tuple(given) == tuple(wanted):
+        return x
+    pictures = np.asarray(x)
+    if len(wanted) == 3 and tuple(given) == (*wanted[1:], wanted[0]):
+        return np.moveaxis(pictures, -1, 1)
+    if np.prod(wanted) == np.prod(given) and 1 in (len(given), wanted[0], given[0]):
+        return pictures.reshape(len(pictures), *wanted)  # one channel more or less, or flattened
+    return x
 
 
 def as_pictures(x: pd.DataFrame | Array, shape: tuple[int, ...]) -> Array:

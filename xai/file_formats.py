@@ -19,6 +19,8 @@ from xai.relevance import Array
 ARRAYS = (".npy", ".npz")
 TABLES = (".csv", ".parquet")
 
+_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
 # What the readers raise on files that are damaged or are something else.
 _DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
@@ -56,6 +58,12 @@ def is_pickle(path: Path) -> bool:
             return file.read(1) == b""
         except (ValueError, UnicodeError, OverflowError, MemoryError, KeyError, IndexError):
             return False
+
+
+def is_torch_file(path: Path) -> bool:
+    """Whether ``torch.save`` of before torch 1.6 wrote it: pickles that begin with its mark."""
+    with path.open("rb") as file:
+        return file.read(len(_TORCH)) == _TORCH
 
 
 def read_array(path: Path, *, key: str | None = None, names: Sequence[str] = ("x", "X")) -> Array:

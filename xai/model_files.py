@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xai.errors import FileFormatError, UntrustedFileError
+from xai.errors import FileFormatError, InputError, UntrustedFileError
 from xai.file_formats import (
     ARRAYS,
     is_pickle,
+    is_torch_file,
     listed,
     read_array,
     read_table,
@@ -19,6 +21,9 @@ from xai.tree_checks import check_trees
 
 PICKLES = (".joblib", ".pickle", ".pkl")
 CENTROIDS = (*ARRAYS, ".csv")
+DETECTORS = (".safetensors", ".json")
+FOREIGN = (".ckpt", ".pt", ".pth", ".tar")
+ENSEMBLE = "ensemble.json"
 
 _PYOD = "cblof.CBLOF copod.COPOD ecod.ECOD gmm.GMM hbos.HBOS iforest.IForest kde.KDE knn.KNN"
 _PYOD += " kpca.KPCA kpca.PyODKernelPCA lof.LOF mcd.MCD ocsvm.OCSVM pca.PCA"
@@ -52,17 +57,25 @@ class ModelFile(NamedTuple):
     feature_names: tuple[str, ...] | None = None
 
 
-def read_model(path: Path | str, *, trust: bool = False) -> ModelFile:
+def read_model(
+    path: Path | str, *, trust: bool = False, given: Mapping[str, Any] | None = None
+) -> ModelFile:
     """Read a fitted model.
 
     Parameters
     ----------
     path
         ``.skops``; ``.npy``, ``.npz`` or ``.csv`` with centroids ``(K, d)`` (in an archive: the
-        array ``centroids`` or the only one); with ``trust`` also ``.joblib``, ``.pkl``, ``.pickle``
+        array ``centroids`` or the only one); ``.safetensors`` or its manifest ``.json``, as
+        ``save`` of a deep detector writes them, or the folder of an ensemble; ``.pt``, ``.pth``,
+        ``.tar`` or ``.ckpt`` as other projects do; with ``trust`` also ``.joblib``, ``.pkl``,
+        ``.pickle``
     trust
         Let the file run code: pickles, and types in ``.skops`` files that are not known to be safe.
         Only for files whose origin you trust.
+    given
+        What a file of another project does not say; options of
+        :func:`neuralize.deep.import_detector`.
 
     Raises
     ------
@@ -70,6 +83,10 @@ def read_model(path: Path | str, *, trust: bool = False) -> ModelFile:
         Reading the file could run code in it; pickles are recognised by their content.
     FileFormatError
         A file that is missing, empty, damaged or of unknown type.
+    CheckpointError
+        A detector's file that is damaged or does not fit its network.
+    InputError
+        Something is given that has no use with this file.
 
     Examples
     --------
@@ -83,8 +100,13 @@ def read_model(path: Path | str, *, trust: bool = False) -> ModelFile:
     ...     read_model(path).model
     KMeans(n_clusters=2, n_init=1)
     """
+    if Path(path, ENSEMBLE).is_file():
+        return _read_detector(Path(path), trust, given or {})
     path = require_file(path)
     suffix = path.suffix.lower()
+    if suffix in DETECTORS + FOREIGN and (is_torch_file(path) or not is_pickle(path)):
+        return _read_detector(path, trust, given or {})
+    _require_nothing_given(path, given or {})
     if suffix in PICKLES or is_pickle(path):
         model = _read_pickle(path, trust)
     elif suffix == ".skops":
@@ -93,12 +115,38 @@ def read_model(path: Path | str, *, trust: bool = False) -> ModelFile:
         return _read_centroids(path)
     else:
         raise FileFormatError(
-            f"Expected a model as .skops, centroids as {', '.join(CENTROIDS)}, or with --trust a "
-            f"pickle ({', '.join(PICKLES)}), got {path} ({suffix or 'no suffix'}). Save "
+            f"Expected a model as .skops, centroids as {', '.join(CENTROIDS)}, a detector as "
+            f"{', '.join(DETECTORS)} or of another project ({', '.join(FOREIGN)}), or with --trust "
+            f"a pickle ({', '.join(PICKLES)}), got {path} ({suffix or 'no suffix'}). Save "
             "scikit-learn and PyOD models with skops.io.dump(model, 'model.skops')."
         )
+    return _named(model)
+
+
+def _named(model: Any) -> ModelFile:
     names = getattr(model, "feature_names_in_", None)
     return ModelFile(model, None if names is None else tuple(map(str, names)))
+
+
+def _read_detector(path: Path, trust: bool, given: Mapping[str, Any]) -> ModelFile:
+    from neuralize.deep import import_detector, load_detector
+
+    if path.suffix.lower() in FOREIGN and path.is_file():
+        return _named(import_detector(path, trust=trust, **given))
+    _require_nothing_given(path, given)
+    if path.is_dir():
+        from neuralize.deep.ensemble import Ensemble
+
+        return _named(Ensemble.load(path))
+    return _named(load_detector(path))
+
+
+def _require_nothing_given(path: Path, given: Mapping[str, Any]) -> None:
+    if given:
+        raise InputError(
+            f"--given {listed(list(given))}: what is given is for checkpoints of other projects "
+            f"({', '.join(FOREIGN)}), and {path} says it all."
+        )
 
 
 def _read_pickle(path: Path, trust: bool) -> Any:
