@@ -22,8 +22,10 @@ from neuralize.deep.padim import PaDiM
 from neuralize.deep.patchcore import PatchCore
 from neuralize.deep.polytope import RandomPolytope
 from neuralize.deep.readers import import_detector
+from neuralize.deep.residual_adaptation import ResidualAdaptation
 from neuralize.deep.score_network import ScoreNetwork
 from neuralize.deep.training import Training
+from neuralize.deep.zero_shot import ZeroShot, clip_towers
 
 __all__ = [
     "FCDD",
@@ -43,10 +45,13 @@ __all__ = [
     "PatchCore",
     "RandomPolytope",
     "RealNVP",
+    "ResidualAdaptation",
     "ScoreNetwork",
     "Training",
     "VariationalAutoencoder",
+    "ZeroShot",
     "audit_confounds",
+    "clip_towers",
     "import_detector",
     "load_detector",
 ]

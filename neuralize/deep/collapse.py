@@ -29,10 +29,10 @@ from torch import Tensor, nn
 
 from neuralize.deep.training import seeded
 
-SHARE = 1e-3
+SHARE = 2e-3
 """A response below this share of a fresh network's is small."""
 
-CONTRAST = 2.0
+CONTRAST = 3.0
 """Below this, different rows are answered as the data are."""
 
 ROWS = 512

@@ -339,7 +339,7 @@ def _some(names: Sequence[str], limit: int = 5) -> str:
 
 
 def _encoded(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Parameters as JSON: training by its fields, a user's module by its name."""
+    """Parameters as JSON: training by its fields, a user's module or function by its name."""
     found: dict[str, Any] = {}
     for name, value in parameters.items():
         if isinstance(value, Training):
@@ -347,8 +347,9 @@ def _encoded(parameters: dict[str, Any]) -> dict[str, Any]:
             value.update(checkpoint=None, progress=True, device="cpu")
         elif isinstance(value, Architecture):
             value = value.model_dump(mode="json")
-        elif isinstance(value, nn.Module):
-            value = f"{type(value).__module__}.{type(value).__qualname__}"
+        elif isinstance(value, nn.Module) or callable(value):
+            kind = value if hasattr(value, "__qualname__") else type(value)
+            value = f"{kind.__module__}.{kind.__qualname__}"
         elif isinstance(value, DeepDetector):
             value = {"detector": type(value).__name__, **_encoded(value.get_params(deep=False))}
         found[name] = value

@@ -10,12 +10,15 @@ from tests.neuralize.cases.deep_one_class import ONE_CLASS
 from tests.neuralize.cases.deep_outlier_exposure import EXPOSED
 from tests.neuralize.cases.deep_polytope import POLYTOPES
 from tests.neuralize.cases.deep_pyod import PYOD_NETWORKS
+from tests.neuralize.cases.deep_residual_adaptation import ADAPTED
+from tests.neuralize.cases.deep_zero_shot import ZERO_SHOT
 from tests.neuralize.cases.densities import DENSITIES
 from tests.neuralize.cases.distances import DISTANCES
 from tests.neuralize.cases.pipelines import PIPELINES
 from tests.neuralize.cases.pyod import PYOD
 
 DEEP: Cases = {
+    **ADAPTED,
     **ENSEMBLES,
     **EXPOSED,
     **FCDD_CASES,
@@ -24,6 +27,7 @@ DEEP: Cases = {
     **ONE_CLASS,
     **POLYTOPES,
     **PYOD_NETWORKS,
+    **ZERO_SHOT,
 }
 SUBJECTS: Cases = {**CLUSTERS, **DENSITIES, **DISTANCES, **PIPELINES, **PYOD, **DEEP}
 """Functions that fit a model and say what its network is held against, by name."""
