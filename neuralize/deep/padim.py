@@ -17,12 +17,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from neuralize.convert import register_converter
 from neuralize.deep.bank_distances import Split, form
-from neuralize.deep.patch_detector import PatchDetector, PatchMap, Pool
+from neuralize.deep.patch_detector import USUAL_SHARE, PatchDetector, PatchMap, Pool
 from neuralize.deep.patch_features import IMAGENET_MEAN, IMAGENET_STD, PatchFeatures
 from neuralize.deep.score_network import ScoreNetwork
 from neuralize.deep.score_pools import root
@@ -74,7 +75,6 @@ class PaDiM(PatchDetector):
 
     Examples
     --------
-    >>> import numpy as np
     >>> backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1))
     >>> pictures = np.random.default_rng(0).random((12, 3, 16, 16), dtype="float32")
     >>> detector = PaDiM(backbone, layers=["1", "2"], dims=6).fit(pictures)
@@ -121,8 +121,11 @@ class PaDiM(PatchDetector):
         module.center = z.double().mean(0).float()
         blocks = [self._gaussians(part.double()) for part in z.split(POSITIONS_AT_ONCE, 1)]
         module.precision = torch.cat([precision for precision, _ in blocks])
-        self._left_out = torch.cat([squared for _, squared in blocks], 1).amax(1).sqrt().numpy()
-        return module, {"gaussians": list(module.center.shape)}
+        distances = torch.cat([squared for _, squared in blocks], 1).sqrt().numpy()
+        self._left_out = distances.max(1)
+        module.patch_threshold = float(np.quantile(distances, USUAL_SHARE))
+        config = {"gaussians": list(module.center.shape), "patch_threshold": module.patch_threshold}
+        return module, config
 
     def _training_scores(self, x: Tensor, y: Tensor | None) -> Any:
         scores = self._left_out
@@ -154,7 +157,9 @@ class PaDiM(PatchDetector):
         return PaDiMScore(self._steps(), features, positions, width, self.split)
 
     def _build(self, config: dict[str, Any], network: nn.Module | None) -> nn.Module:
-        return self._empty(network, config["gaussians"])
+        module = self._empty(network, config["gaussians"])
+        module.patch_threshold = config.get("patch_threshold")
+        return module
 
 
 def _inverse(covariance: Tensor, epsilon: float) -> Tensor:
@@ -164,5 +169,5 @@ def _inverse(covariance: Tensor, epsilon: float) -> Tensor:
 
 @register_converter(PaDiM)
 def convert_padim(model: PaDiM, *, pool: Pool = "max", stiffness: float = math.inf) -> ScoreNetwork:
-    """The score, explained by its winner or by shares; or the sum of the map."""
+    """The score, explained by its winner or by shares; or a sum over the map."""
     return model.neuralized(pool, stiffness)

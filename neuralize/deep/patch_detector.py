@@ -16,7 +16,7 @@ from neuralize.deep.bank_distances import SPLITS, Split
 from neuralize.deep.detector import Array, DeepDetector
 from neuralize.deep.patch_features import PatchFeatures, picture_steps
 from neuralize.deep.score_network import ScoreNetwork
-from neuralize.deep.score_pools import take_most
+from neuralize.deep.score_pools import excess, take_most
 from neuralize.encoder import evaluating
 from neuralize.errors import InputError
 from neuralize.score_map import ScoreMap
@@ -24,7 +24,11 @@ from neuralize.score_map import ScoreMap
 PICTURES_AT_ONCE = 2**20
 """Input numbers that go through the backbone together."""
 
-Pool = Literal["max", "sum"]
+Pool = Literal["max", "sum", "excess"]
+POOLS = ("max", "sum", "excess")
+
+USUAL_SHARE = 0.99
+"""Share of the patches of training pictures that the patch threshold leaves below it."""
 
 
 class PatchMap(nn.Module):
@@ -35,11 +39,15 @@ class PatchMap(nn.Module):
     Attributes
     ----------
     pool, stiffness
-        ``"max"``, explained with that stiffness, or ``"sum"``.
+        ``"max"``, explained with that stiffness; ``"sum"``; or ``"excess"``, the sum of what
+        exceeds ``patch_threshold``.
+    patch_threshold
+        A quantile of the scores of training patches; None where no training is known.
     """
 
     pool: Pool = "max"
     stiffness: float = math.inf
+    patch_threshold: float | None = None
 
     def __init__(self, steps: nn.Module, features: PatchFeatures, split: Split) -> None:
         super().__init__()
@@ -51,7 +59,12 @@ class PatchMap(nn.Module):
 
     def pooled(self, z: Tensor, s: Tensor) -> Tensor:
         """One score per picture ``(n,)`` from its patches and their scores."""
-        return s.sum(1) if self.pool == "sum" else take_most(s, dim=1, stiffness=self.stiffness)
+        if self.pool == "max":
+            return take_most(s, dim=1, stiffness=self.stiffness)
+        if self.pool == "excess":
+            assert self.patch_threshold is not None
+            s = excess(s, self.patch_threshold)
+        return s.sum(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores of pictures."""
@@ -137,24 +150,32 @@ class PatchDetector(DeepDetector):
         Parameters
         ----------
         pool
-            ``"max"``: the score. ``"sum"``: the sum of all patch scores, so that relevance covers
-            every defect.
+            ``"max"``: the score. ``"excess"``: the sum over patches of what exceeds the patch
+            threshold, a quantile of the training patches, so that relevance covers every defect and
+            nothing else. ``"sum"``: the sum of all patch scores.
         stiffness
             Of the maximum's rule: infinite, the winner takes all; else patches share by the softmax
             of ``stiffness`` times their scores.
         """
         self._require_fitted()
-        if pool not in ("max", "sum"):
-            raise InputError(f"Expected pool 'max' or 'sum', got {pool!r}.")
+        if pool not in POOLS:
+            raise InputError(f"Expected pool 'max', 'sum' or 'excess', got {pool!r}.")
         if not stiffness >= 0:
             raise InputError(f"Expected a stiffness of at least 0, got {stiffness}.")
         module: Any = copy.copy(self.module_)  # ScoreNetwork copies it in depth
+        if pool == "excess" and module.patch_threshold is None:
+            raise InputError(
+                f"This {type(self).__name__} was read from a file that says nothing of its "
+                "training patches, so none exceeds anything. Use pool='sum', or set "
+                "module_.patch_threshold."
+            )
         module.pool, module.stiffness = pool, float(stiffness)
-        whole = pool == "sum"
+        whole = pool != "max"
+        what = f"{pool} of the patches' distances" if whole else self.evidence_name
         return ScoreNetwork(
             module,
             input_shape=self.input_shape_,
-            evidence_name=f"sum of the {self.evidence_name}" if whole else self.evidence_name,
+            evidence_name=what,
             threshold=None if whole else self.threshold_,
             model_name=type(self).__name__,
             score_map=ScoreMap("evidence") if whole else None,

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from neuralize.convert import register_converter
 from neuralize.deep.bank_distances import Split, form, nearest
 from neuralize.deep.coreset import greedy_coreset
-from neuralize.deep.patch_detector import PatchDetector, PatchMap, Pool
+from neuralize.deep.patch_detector import USUAL_SHARE, PatchDetector, PatchMap, Pool
 from neuralize.deep.patch_features import IMAGENET_MEAN, IMAGENET_STD, PatchFeatures
 from neuralize.deep.score_network import ScoreNetwork
 from neuralize.deep.score_pools import as_gate, root, soft_max
@@ -158,27 +158,33 @@ class PatchCore(PatchDetector):
             )
         module.bank = z[chosen]
         owner = chosen // per_picture
-        scores = []
+        scores, maps = [], []
         for i in tqdm(range(n), delay=2, desc="scoring each picture without its own patches"):
             own = z[i * per_picture : (i + 1) * per_picture].unsqueeze(0)
             others = module.bank[owner != i]
             if len(others) < self.neighbors:
                 others = module.bank
-            scores.append(self._without(module, others, own))
+            score, of_patches = self._without(module, others, own)
+            scores.append(score)
+            maps.append(of_patches)
         self._left_out = np.concatenate(scores)
-        return module, {"bank": [len(chosen), width]}
+        module.patch_threshold = float(np.quantile(np.concatenate(maps), USUAL_SHARE))
+        config = {"bank": [len(chosen), width], "patch_threshold": module.patch_threshold}
+        return module, config
 
     def _training_scores(self, x: Tensor, y: Tensor | None) -> Any:
         scores = self._left_out
         del self._left_out
         return scores
 
-    def _without(self, module: PatchCoreScore, bank: Tensor, z: Tensor) -> Any:
+    def _without(self, module: PatchCoreScore, bank: Tensor, z: Tensor) -> tuple[Any, Any]:
+        """Score and patch scores of ``z`` ``(1, P, D)`` with another bank."""
         whole, module.bank = module.bank, bank
         with torch.no_grad():
-            score = module.pooled(z, module.patch_scores(z)).numpy()
+            s = module.patch_scores(z)
+            score = module.pooled(z, s)
         module.bank = whole
-        return score
+        return score.numpy(), s.numpy()
 
     def _size(self, patches: int) -> int:
         size = round(self.coreset * patches) if self.coreset < 1 else int(self.coreset)
@@ -206,12 +212,14 @@ class PatchCore(PatchDetector):
         )  # fmt: skip
 
     def _build(self, config: dict[str, Any], network: nn.Module | None) -> nn.Module:
-        return self._empty(network, config["bank"])
+        module = self._empty(network, config["bank"])
+        module.patch_threshold = config.get("patch_threshold")
+        return module
 
 
 @register_converter(PatchCore)
 def convert_patchcore(
     model: PatchCore, *, pool: Pool = "max", stiffness: float = math.inf
 ) -> ScoreNetwork:
-    """The score, explained by its winner or by shares; or the sum of the map."""
+    """The score, explained by its winner or by shares; or a sum over the map."""
     return model.neuralized(pool, stiffness)

@@ -52,6 +52,20 @@ def root(h: Tensor) -> Tensor:
     return h.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
 
 
+def excess(x: Tensor, threshold: float) -> Tensor:
+    """What exceeds a threshold, entry by entry; relevance passes.
+
+    Examples
+    --------
+    >>> excess(torch.tensor([1.0, 3.0]), 2.0).tolist()
+    [0.0, 1.0]
+    """
+    if has_torch_function_unary(x):
+        found: Tensor = handle_torch_function(excess, (x,), x, threshold)
+        return found
+    return torch.relu(x - threshold)
+
+
 def take_most(x: Tensor, *, dim: int, stiffness: float) -> Tensor:
     """The largest entry along ``dim``; rule ``R_j = p_j R``, ``p`` the softmax of ``t x``.
 
@@ -115,5 +129,6 @@ def _held_constant(call: Call) -> Any:
 
 register_operation(soft_max, "logsumexp")
 register_operation(root, "sqrt")
+register_operation(excess, "relu")
 register_operation(take_most, _take_most)
 register_operation(as_gate, _held_constant)

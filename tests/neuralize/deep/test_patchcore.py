@@ -62,11 +62,14 @@ def test_training_pictures_are_scored_without_their_own_patches() -> None:
     detector = patchcore().fit(x)
     z = patches(detector, x)
     bank = detector.module_.bank.double().numpy()  # type: ignore[operator, union-attr]
-    expected = []
+    expected, maps = [], []
     for own in z:
         mine = (np.abs(bank[:, None] - own).max(2) < 1e-7).any(1)
         expected.append(nearest_distances(own, bank[~mine])[:, 0].max())
+        maps.append(nearest_distances(own, bank[~mine])[:, 0])
     np.testing.assert_allclose(detector.decision_scores_, expected, rtol=1e-4)
+    threshold: Any = detector.module_.patch_threshold
+    assert threshold == pytest.approx(np.quantile(maps, 0.99), rel=1e-4)
     assert detector.threshold_ == pytest.approx(np.quantile(expected, 0.9), rel=1e-4)
     assert (detector.decision_scores_ >= detector.decision_function(x) - 1e-6).all()
 
@@ -128,14 +131,17 @@ def test_every_pool_conserves(make: Any, split: str) -> None:
     detector = make(split=split).fit(pictures())
     x = torch.from_numpy(odd()).double()
     absorbing = {"bank", "center"} if split == "euler" else set()
-    for options in ({}, {"stiffness": 5.0}, {"pool": "sum"}):
+    for options in ({}, {"stiffness": 5.0}, {"pool": "sum"}, {"pool": "excess"}):
         net = neuralize(detector, dtype=torch.float64, **options)
         part = net.relevance(x, composite="epsilon_gamma")
         total = part.values.sum((1, 2, 3)) + sum(part.absorbed.values())
         torch.testing.assert_close(total, part.evidence, rtol=1e-9, atol=0)
         assert bool(set(part.absorbed) & {"bank", "center"}) == bool(absorbing)
-        if options.get("pool") == "sum":
-            expected = detector.patch_scores(odd()).sum((1, 2))
+        if "pool" in options:
+            scores = detector.patch_scores(odd())
+            if options["pool"] == "excess":
+                scores = np.maximum(scores - detector.module_.patch_threshold, 0)
+            expected = scores.sum((1, 2))
             assert net.threshold is None
         else:
             expected = detector.decision_function(odd())
@@ -147,6 +153,9 @@ def test_the_whole_map_is_explained_where_the_score_is_one_patch() -> None:
     x = pictures(1, seed=5, side=64)
     x[:, :, :8, :8] = x[:, :, -8:, -8:] = 1
     detector = patchcore(coreset=50).fit(pictures(4, side=64))
+    scores = detector.patch_scores(x)[0]
+    corners = scores[:4, :4].max(), scores[-4:, -4:].max()
+    detector.module_.patch_threshold = 0.9 * float(min(corners))  # type: ignore[assignment]
 
     def reach(**options: Any) -> np.ndarray:
         values = neuralize(detector, **options).relevance(torch.from_numpy(x)).values
@@ -154,11 +163,13 @@ def test_the_whole_map_is_explained_where_the_score_is_one_patch() -> None:
         return found
 
     winner, shared, whole = reach(), reach(stiffness=3.0), reach(pool="sum")
+    over = reach(pool="excess")
     assert (winner > 0).mean() < 0.2
     assert (winner[:16, :16].sum() > 0) != (winner[-16:, -16:].sum() > 0)
     for found in (shared, whole):
         assert (found > 0).mean() > 0.9
-        assert min(found[:16, :16].sum(), found[-16:, -16:].sum()) > 0
+    assert min(over[:16, :16].sum(), over[-16:, -16:].sum()) > 0
+    assert (winner > 0).mean() < (over > 0).mean() < (whole > 0).mean()
 
 
 @pytest.mark.parametrize("make", [patchcore, padim])
@@ -175,6 +186,7 @@ def test_saved_and_loaded_detectors_are_the_same(make: Any, tmp_path: Path) -> N
     np.testing.assert_array_equal(again.decision_function(x), detector.decision_function(x))
     np.testing.assert_array_equal(again.anomaly_map(x), detector.anomaly_map(x))
     assert again.threshold_ == detector.threshold_
+    assert again.module_.patch_threshold == detector.module_.patch_threshold
     with pytest.raises(CheckpointError, match=r"other shapes"):
         load_detector(path, network=backbone(1))
 
@@ -232,6 +244,9 @@ def test_bad_options_of_the_explanation_are_refused() -> None:
     detector = patchcore().fit(pictures(4))
     with pytest.raises(InputError, match="pool"):
         neuralize(detector, pool="mean")
+    detector.module_.patch_threshold = None  # type: ignore[assignment]
+    with pytest.raises(InputError, match="exceeds"):
+        neuralize(detector, pool="excess")
     with pytest.raises(InputError, match="stiffness"):
         neuralize(detector, stiffness=-1.0)
     with pytest.raises(UnsupportedModelError, match="no option"):
