@@ -140,13 +140,13 @@ def fully_convolutional(**options: Any) -> FCDD:
 
 
 DETECTORS: dict[str, Callable[[], DeepDetector]] = {
-    "PatchCore, MobileNetV2": lambda: PatchCore(mobilenet(), layers=MOBILE_LAYERS, coreset=0.05),
+    "PatchCore, MobileNetV2": lambda: PatchCore(mobilenet(), layers=MOBILE_LAYERS, coreset=1000),
     "PaDiM, MobileNetV2": lambda: PaDiM(mobilenet(), layers=MOBILE_LAYERS),
     "D2Neighbors, MobileNetV2": lambda: D2Neighbors(
         backbone=mobilenet(), layers=MOBILE_LAYERS, **IMAGENET
     ),
     "PatchCore, EfficientNet-Lite0": lambda: PatchCore(
-        efficientnet(), layers=LITE_LAYERS, coreset=0.05, **LITE
+        efficientnet(), layers=LITE_LAYERS, coreset=1000, **LITE
     ),
     "PaDiM, EfficientNet-Lite0": lambda: PaDiM(efficientnet(), layers=LITE_LAYERS, **LITE),
     "D2Neighbors, EfficientNet-Lite0": lambda: D2Neighbors(

@@ -17,17 +17,18 @@ from tests.neuralize.cases.deep_base import deep_subject, fitted, weights_of
 from tests.neuralize.oracles.base import COINCIDENT, Oracle, Shares, logsumexp, softmax
 from tests.subject import Array, Subject
 
-SIDE = 8
+SIDE = 6
+FINE, COARSE = SIDE**2, (SIDE // 2) ** 2
 LAYERS = ("2", "4")
 
 
 @lru_cache
 def pictures() -> Split:
-    """Rows of 64 grey levels; a little noise, so that no two patches are the same."""
-    x = load_digits().data / 16
+    """The middle of digits as rows; a little noise, so that no two patches are the same."""
+    x = load_digits().images[:, 1:7, 1:7].reshape(-1, FINE) / 16
     x = np.random.default_rng(0).permutation(x)[:140]
     x = x + 0.02 * np.random.default_rng(1).normal(size=x.shape)
-    far = np.clip(1 - x[130:131], 0, 1) + 0.3 * np.sin(np.arange(64.0))
+    far = np.clip(1 - x[130:131], 0, 1) + 0.3 * np.sin(np.arange(float(FINE)))
     return Split(x[:120], x[:6], np.concatenate([x[121:126], far]))
 
 
@@ -37,7 +38,7 @@ def small_backbone() -> nn.Module:
         torch.manual_seed(3)
         return nn.Sequential(
             nn.Unflatten(1, (1, SIDE, SIDE)), nn.Conv2d(1, 3, 3, 1, 1), nn.ReLU(),
-            nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2),
+            nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * COARSE, 2),
         )  # fmt: skip
 
 
@@ -63,7 +64,7 @@ class ConvOracle(Oracle):
         second = conv_matrix(w[f"{self.prefix}3.weight"], SIDE, 2)
         self.maps = (first, second)
         self.biases = (
-            np.repeat(w[f"{self.prefix}1.bias"], 64), np.repeat(w[f"{self.prefix}3.bias"], 16)
+            np.repeat(w[f"{self.prefix}1.bias"], FINE), np.repeat(w[f"{self.prefix}3.bias"], COARSE)
         )  # fmt: skip
         pool = self.pooled()
         fine = np.kron(np.eye(3), pool(SIDE))
@@ -87,7 +88,7 @@ class ConvOracle(Oracle):
         a2 = self.maps[1] @ a1 + self.biases[1]
         gates.append((a2 > 0).astype(float))
         a2 = a2 * gates[1]
-        parts = [(m @ a).reshape(-1, 64) for m, a in zip(self.to_patches, (a1, a2), strict=True)]
+        parts = [(m @ a).reshape(-1, FINE) for m, a in zip(self.to_patches, (a1, a2), strict=True)]
         return np.concatenate(parts).T, gates
 
     def evidence(self, x: Array) -> Array:
@@ -102,8 +103,8 @@ class ConvOracle(Oracle):
             z, gates = self._features(row)
             _, force, shares, _ = self.judge(z)
             to_maps = force.T.reshape(-1)
-            g2 = gates[1] * (self.to_patches[1].T @ to_maps[3 * 64 :])
-            g1 = gates[0] * (self.to_patches[0].T @ to_maps[: 3 * 64] + self.maps[1].T @ g2)
+            g2 = gates[1] * (self.to_patches[1].T @ to_maps[3 * FINE :])
+            g1 = gates[0] * (self.to_patches[0].T @ to_maps[: 3 * FINE] + self.maps[1].T @ g2)
             values.append(row * (self.maps[0].T @ g1))
             absorbed.append(shares | {"bias": g1 @ self.biases[0] + g2 @ self.biases[1]})
         names = absorbed[0]
