@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from neuralize.deep.cbam_resnet import CBAMResNet
 from neuralize.errors import InputError
 
 EPS = 1e-4
@@ -30,7 +31,8 @@ class Architecture(BaseModel):
     Attributes
     ----------
     kind
-        ``"lenet"`` for pictures, ``"mlp"`` for rows.
+        ``"lenet"`` or ``"cbam_resnet"`` (:mod:`neuralize.deep.cbam_resnet`) for pictures,
+        ``"mlp"`` for rows.
     input_shape
         Of one row, ``(c, h, w)`` or ``(d,)``.
     channels
@@ -51,7 +53,7 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["lenet", "mlp"]
+    kind: Literal["lenet", "cbam_resnet", "mlp"]
     input_shape: tuple[int, ...]
     channels: tuple[int, ...] = ()
     dense: tuple[int, ...] = ()
@@ -64,10 +66,20 @@ class Architecture(BaseModel):
 
     def build(self) -> nn.Module:
         """The network, with fresh weights."""
+        if self.kind == "cbam_resnet":
+            return CBAMResNet(self)
         return LeNet(self) if self.kind == "lenet" else MLP(self)
 
     def decoder(self) -> nn.Module:
-        """What maps the representation back to inputs."""
+        """What maps the representation back to inputs.
+
+        Raises
+        ------
+        InputError
+            A kind that none is known for.
+        """
+        if self.kind == "cbam_resnet":
+            raise InputError("No decoder is known for a cbam_resnet; train without pretraining.")
         return LeNetDecoder(self) if self.kind == "lenet" else MLPDecoder(self)
 
 

@@ -135,10 +135,10 @@ def multiplied_out(state: State, source: Source) -> State:
             bias = bias + (b if factor is None else factor @ b)
     if "linear.bias" not in state:
         return merged
-    for name in state:
-        if name.endswith(".weight") and state[name].ndim > 1 and not name.startswith("linear."):
+    for name in merged:
+        if f"{last}.bias" not in state and name.endswith(".weight"):  # only the head had a bias
             own = name.removesuffix("weight") + "bias"
-            merged.setdefault(own, torch.zeros(len(state[name])))  # the head alone had a bias
+            merged = merged | {own: torch.zeros(len(merged[name]))}
     return merged | {f"{last}.bias": bias.float()}
 
 

@@ -1,8 +1,9 @@
-"""LeNets and MLPs of the Deep SVDD family by their key names.
+"""Networks of the Deep SVDD family by their key names: LeNets, MLPs, ResNets with attention.
 
 Shared by Deep-SVDD-PyTorch, Deep-SAD-PyTorch, fcdd's HSC and eoe: ``conv1, conv2, ...`` of 5 x 5
 with ``bn1`` or ``bn2d1, ...``, then ``fc1, ...`` with ``bn1d1, ...`` between them; the last dense
 layer is ``fc2`` or ``fc_final``. MLPs are ``hidden.0.linear``, ``hidden.0.bn``, ..., ``code``.
+eoe's ResNets with attention have the names of :mod:`neuralize.deep.cbam_resnet`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from typing import Any, NamedTuple
 
 import torch
 
+from neuralize.deep.cbam_resnet import REDUCTION
 from neuralize.deep.networks import Architecture
 from neuralize.deep.preprocessing import inner_shape
 from neuralize.deep.readers.assemble import Source
 from neuralize.deep.readers.content import State, count, sizes
 from neuralize.deep.readers.given import Given
 from neuralize.errors import CheckpointError, InputError
+
+PIXELS = 224
+"""That eoe's ResNets take: their last pool is 7 x 7."""
 
 
 class Plan(NamedTuple):
@@ -37,6 +42,8 @@ def plan_of(state: State, given: Given, source: Source) -> Plan:
     """
     if "hidden.0.linear.weight" in state:
         return _mlp(state, given, source)
+    if "layer1.0.cbam.ChannelGate.mlp.1.weight" in state:
+        return _cbam_resnet(state, given, source)
     if "conv1.weight" in state:
         return _lenet(state, given, source)
     raise CheckpointError(
@@ -102,6 +109,28 @@ def _lenet(state: State, given: Given, source: Source) -> Plan:
     layers |= {f"dense.{i}": name for i, name in enumerate(dense)}
     layers |= {f"dense_norms.{i}": f"bn1d{i + 1}" for i in range(len(dense) - 1)}
     return Plan(architecture, _renamed(architecture, layers))
+
+
+def _cbam_resnet(state: State, given: Given, source: Source) -> Plan:
+    """Eoe's network for 224 pixels; its names are ours."""
+    stem = sizes(state, "conv1.weight", 4, source.path)
+    stages = count(state, "layer{}.0.conv1.weight")
+    widths = [sizes(state, f"layer{i + 1}.0.conv1.weight", 4, source.path)[0]
+              for i in range(stages)]  # fmt: skip
+    if stem[0] != widths[0] or any(width < REDUCTION for width in widths):
+        raise CheckpointError(
+            f"{source.path}: expected a stem as wide as the first stage, and stages of at least "
+            f"{REDUCTION} channels, got {stem[0]} and {widths}. Pass the module as network=."
+        )
+    architecture = Architecture(
+        kind="cbam_resnet",
+        input_shape=(stem[1], PIXELS, PIXELS),
+        channels=tuple(widths),
+        rep_dim=sizes(state, "fc.weight", 2, source.path)[0],
+        bias=True,
+        affine=True,
+    )
+    return Plan(architecture, {name: name for name in architecture.build().state_dict()})
 
 
 def _mlp(state: State, given: Given, source: Source) -> Plan:

@@ -279,6 +279,67 @@ def resnet(layers: tuple[str, ...], bottleneck: bool = False) -> ResNet:
     return network
 
 
+class _Attention(nn.Module):
+    """CBAM's two gates, with the names of its authors' modules."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.ChannelGate, self.SpatialGate = nn.Module(), nn.Module()
+        self.ChannelGate.mlp = nn.Sequential(
+            nn.Flatten(), nn.Linear(c, c // 16), nn.ReLU(), nn.Linear(c // 16, c)
+        )
+        self.SpatialGate.spatial = nn.Module()
+        self.SpatialGate.spatial.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+        self.SpatialGate.spatial.bn = nn.BatchNorm2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[2:]
+        pooled = [F.avg_pool2d(x, size), F.max_pool2d(x, size)]
+        x = x * torch.sigmoid(sum(self.ChannelGate.mlp(p) for p in pooled))[:, :, None, None]
+        layer = self.SpatialGate.spatial
+        seen = torch.stack([x.max(1)[0], x.mean(1)], 1)
+        return x * torch.sigmoid(layer.bn(layer.conv(seen)))
+
+
+class _GatedBlock(_ResidualBlock):
+    def __init__(self, c: int, outer: int, stride: int) -> None:
+        super().__init__(c, outer, outer, stride, False)
+        self.cbam = _Attention(outer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        around = self.downsample(x) if hasattr(self, "downsample") else x
+        return (self.cbam(y) + around).relu()
+
+
+class EoeResNet(nn.Module):
+    """eoe's network for 224 pixels, narrow."""
+
+    def __init__(self, widths: tuple[int, ...], rep_dim: int, head: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, widths[0], 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        c = widths[0]
+        for i, width in enumerate(widths, 1):
+            first = _GatedBlock(c, width, 2 if i > 1 else 1)
+            self.add_module(f"layer{i}", nn.Sequential(first, _GatedBlock(width, width, 1)))
+            c = width
+        self.fc = nn.Linear(c, rep_dim)
+        if head:
+            self.linear = nn.Linear(rep_dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1)
+        for i in range(1, 5):
+            x = getattr(self, f"layer{i}")(x)
+        x = self.fc(F.avg_pool2d(x, 7).flatten(1))
+        return self.linear(x) if hasattr(self, "linear") else x
+
+
+def eoe_resnet(head: bool = False) -> nn.Module:
+    return shaken(EoeResNet((16, 16, 32, 32), 12, head))
+
+
 def blur_kernel(sigma: float = 4.0) -> Tensor:
     """A Gaussian cut at 4 sigma, as a picture that sums to one."""
     r = int(4 * sigma + 0.5)

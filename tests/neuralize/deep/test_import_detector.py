@@ -285,6 +285,23 @@ def test_eoe_classifiers(tmp_path: Path, objective: Any, bias: bool) -> None:
     close(detector.probability(x), torch.sigmoid(logits))
 
 
+@pytest.mark.parametrize("head", [False, True])
+def test_eoe_resnets_with_attention(tmp_path: Path, head: bool) -> None:
+    network = foreign.eoe_resnet(head)
+    snapshot(tmp_path / "s.pt", network, ds_statistics=statistics(3))
+    detector = import_detector(tmp_path / "s.pt")
+    assert detector.input_shape_ == (3, 224, 224)
+    x = pictures((3, 224, 224), 2)
+    outputs = plain(network, standardized(x)).double()
+    expected = outputs[:, 0] if head else torch.sqrt((outputs**2).sum(1) + 1) - 1
+    close(detector.decision_function(x), expected)
+    again = load_detector(detector.save(tmp_path / "ours.safetensors"))
+    np.testing.assert_array_equal(again.decision_function(x), detector.decision_function(x))
+    found = neuralize(again, dtype=torch.float64).relevance(x.double())
+    total = found.values.flatten(1).sum(1) + sum(found.absorbed.values())
+    torch.testing.assert_close(total, found.evidence, rtol=1e-9, atol=0.0)
+
+
 def test_eoe_deep_svdd_needs_its_centre(tmp_path: Path) -> None:
     network = foreign.eoe_cnn28()
     snapshot(tmp_path / "s.pt", network, ds_statistics=None)
