@@ -128,7 +128,7 @@ class Flow(nn.Module):
     """
 
     def __init__(
-        self, d: int, couplings: int, hidden: tuple[int, ...], limit: float = 2.0,
+        self, d: int, couplings: int, hidden: tuple[int, ...], limit: float = 1.0,
         actnorm: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -222,7 +222,7 @@ class RealNVP(DeepDetector):
     couplings, hidden
         Number of couplings, and widths of the hidden layers in each.
     limit
-        Bound of the log scales of a coupling.
+        Bound of the log scales of a coupling: the smaller, the slower densities fall off the data.
     actnorm
         Whether every coupling has a learned scale and shift of all columns before it.
     noise
@@ -252,9 +252,9 @@ class RealNVP(DeepDetector):
         features: Features | None = None,
         couplings: int = 6,
         hidden: tuple[int, ...] = (64, 64),
-        limit: float = 2.0,
+        limit: float = 1.0,
         actnorm: bool = True,
-        noise: float = 0.1,
+        noise: float = 0.2,
         log_determinant: Literal["absorbed", "explained"] = "absorbed",
         training: Training = Training(epochs=100, decay=0.98),  # noqa: B008 - frozen
         contamination: float = 0.1,

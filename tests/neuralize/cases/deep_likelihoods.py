@@ -237,7 +237,7 @@ def variational(name: str, **options: Any) -> Subject:
 def flow(name: str, *, features: bool = False, **options: Any) -> Subject:
     data = load(name)
     below = Autoencoder(rep_dim=5, training=SHORT) if features else None
-    model = RealNVP(features=below, couplings=3, hidden=(8, 8), training=FLOW, **options)
+    model = RealNVP(features=below, couplings=3, hidden=(8, 8), limit=2.0, training=FLOW, **options)
     explained = options.get("log_determinant") == "explained"
     fitted(model, data)
     return deep_subject(
