@@ -82,9 +82,12 @@ def main(path: Path) -> None:
     for panel in axes.ravel():
         panel.set_xticks([])
         panel.set_yticks([])
-    # many small maps in full colour would be a large file
+    # many small maps in full colour would be a large file: the colours of the scale, and greys
+    colors = [*SIGNED(np.linspace(0, 1, 193))[:, :3], *np.linspace(0, 1, 63)[:, None].repeat(3, 1)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette((np.array(colors) * 255).round().astype(np.uint8).tobytes())
     whole = Image.open(io.BytesIO(png(figure, dpi=90))).convert("RGB")
-    whole.quantize(128).save(path, optimize=True)
+    whole.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":
