@@ -26,7 +26,7 @@ from neuralize.deep.collapse import CONTRAST, SHARE, response, trivial_solutions
 from neuralize.deep.detector import DeepDetector
 from neuralize.deep.networks import Architecture, as_json, planned, rebuilt
 from neuralize.deep.preprocessing import fit_preprocessing, preprocessing
-from neuralize.deep.regularizers import AdaptiveWeight, Regularizer, regularizer
+from neuralize.deep.regularizers import AdaptiveWeight, FixedWeight, Regularizer, regularizer
 from neuralize.deep.training import Batches, Objective, Training, train
 from neuralize.errors import CollapseWarning, InputError
 
@@ -68,11 +68,13 @@ class OneClassLoss(Objective):
 
     center: Tensor
 
-    def __init__(self, center: Tensor, against: nn.Module | None = None) -> None:
+    def __init__(
+        self, center: Tensor, against: nn.Module | None = None, weight: float | None = None
+    ) -> None:
         super().__init__()
         self.register_buffer("center", center)
         self.against = against
-        self.weight = AdaptiveWeight()
+        self.weight = AdaptiveWeight() if weight is None else FixedWeight(weight)
 
     def distances(self, phi: Tensor) -> Tensor:
         """Squared distances ``(n,)``."""
@@ -100,8 +102,11 @@ class SoftBoundaryLoss(OneClassLoss):
 
     radius_squared: Tensor
 
-    def __init__(self, center: Tensor, nu: float, against: nn.Module | None, warm_up: int) -> None:
-        super().__init__(center, against)
+    def __init__(
+        self, center: Tensor, nu: float, against: nn.Module | None, warm_up: int,
+        weight: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(center, against, weight)
         self.nu, self.warm_up = nu, warm_up
         self.register_buffer("radius_squared", torch.zeros(()))
         self._seen: list[Tensor] = []
@@ -242,6 +247,8 @@ class DeepSVDD(OneClassDetector):
         How the network is trained.
     regularizer
         ``"noise"`` or ``"variance"``, see :mod:`neuralize.deep.regularizers`; none when missing.
+    regularizer_weight
+        Its weight; when missing, one that keeps it at a tenth of the loss.
     warm_up
         Epochs before the soft boundary's radius follows the data.
     contamination
@@ -282,6 +289,7 @@ class DeepSVDD(OneClassDetector):
         pretraining: Training | None = None,
         training: Training = Training(milestones=(40,)),  # noqa: B008 - frozen
         regularizer: Regularizer | None = None,
+        regularizer_weight: float | None = None,
         warm_up: int = WARM_UP,
         contamination: float = 0.1,
     ) -> None:
@@ -295,6 +303,7 @@ class DeepSVDD(OneClassDetector):
         self.pretraining = pretraining
         self.training = training
         self.regularizer = regularizer
+        self.regularizer_weight = regularizer_weight
         self.warm_up = warm_up
         self.contamination = contamination
 
@@ -309,12 +318,18 @@ class DeepSVDD(OneClassDetector):
             raise InputError(
                 f"Expected regularizer 'noise', 'variance' or None, got {self.regularizer!r}."
             )
+        if self.regularizer_weight is not None and not self.regularizer_weight >= 0:
+            raise InputError(
+                f"Expected regularizer_weight of at least 0, got {self.regularizer_weight}."
+            )
         against = None
         if self.regularizer is not None:
             against = regularizer(self.regularizer, len(module.center))
         if self.objective == "soft-boundary":
-            return SoftBoundaryLoss(module.center.clone(), self.nu, against, self.warm_up)
-        return OneClassLoss(module.center.clone(), against)
+            return SoftBoundaryLoss(
+                module.center.clone(), self.nu, against, self.warm_up, self.regularizer_weight
+            )
+        return OneClassLoss(module.center.clone(), against, self.regularizer_weight)
 
     def _finish(self, module: SphereScore, objective: Objective) -> None:
         if isinstance(objective, SoftBoundaryLoss):

@@ -61,6 +61,18 @@ class VarianceRegularizer(nn.Module):
             self.margin /= self.factor
 
 
+class FixedWeight(nn.Module):
+    """``loss + weight * regulariser``."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, loss: Tensor, penalty: Tensor) -> Tensor:
+        """The weighted sum."""
+        return loss + self.weight * penalty
+
+
 class AdaptiveWeight(nn.Module):
     """Weight that keeps a regulariser at a share of the loss: ``a = share * loss / regulariser``.
 

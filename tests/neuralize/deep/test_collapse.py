@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from neuralize.deep import DeepSVDD, Training
 from neuralize.deep.collapse import Response, response, scrambled, trivial_solutions
 from neuralize.deep.deep_svdd import SphereScore
-from neuralize.errors import CollapseWarning
+from neuralize.deep.regularizers import (
+    AdaptiveWeight,
+    FixedWeight,
+    VarianceRegularizer,
+    regularizer,
+)
+from neuralize.errors import CollapseWarning, InputError
 from xai.datasets import fashion_mnist
 
 LOADERS = {"wine": load_wine, "breast_cancer": load_breast_cancer, "digits": load_digits}
@@ -178,3 +184,58 @@ def test_healthy_lenets_pass(name: str, seed: int) -> None:
         warnings.simplefilter("error")
         model.fit(images)
     assert not model.response_.collapsed
+
+
+def test_the_variance_regulariser_is_a_hinge_that_is_annealed() -> None:
+    phi = torch.tensor([[0.0, 0.1], [0.2, 0.1], [0.4, 0.1]])
+    variance = (0.04 + 0.0 + 0.04) / 3
+    penalty = regularizer("variance", 2)
+    assert isinstance(penalty, VarianceRegularizer)
+    assert penalty(phi).item() == pytest.approx(0.1 - variance, rel=1e-5)
+    for epoch in range(3):
+        penalty.end_of_epoch(epoch)
+    assert penalty.margin == pytest.approx(0.01) and penalty(phi).item() == 0.0
+
+
+def test_the_noise_regulariser_is_the_cross_entropy_of_its_own_labels() -> None:
+    phi = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(4)
+    penalty = regularizer("noise", 3)
+    state = torch.get_rng_state()
+    found = penalty(phi).item()
+    torch.set_rng_state(state)
+    labels = torch.randint(2, (6, 10)).double().numpy()
+    logits = penalty.head(phi).detach().double().numpy()
+    p = 1 / (1 + np.exp(-logits))
+    expected = -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).mean()
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_a_regulariser() -> None:
+    loss, penalty = torch.tensor(3.0), torch.tensor(0.5)
+    assert FixedWeight(0.2)(loss, penalty).item() == pytest.approx(3.1)
+    adaptive = AdaptiveWeight(share=0.1, memory=0.9)
+    assert adaptive(loss, penalty).item() == pytest.approx(3.3)  # a tenth of the loss
+    average, weight = 0.9 * 3.0 + 0.1 * 1.0, 0.5
+    assert adaptive(loss / 3, penalty).item() == pytest.approx(1.0 + 0.1 * average / weight * 0.5)
+    assert adaptive(loss, torch.tensor(0.0)).item() >= 3.0
+    assert AdaptiveWeight()(loss, torch.tensor(0.0)).item() == 3.0
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan])
+def test_a_weight_that_is_no_weight_is_refused(weight: float) -> None:
+    model = DeepSVDD(regularizer="variance", regularizer_weight=weight)
+    with pytest.raises(InputError, match="regularizer_weight"):
+        model.fit(np.random.default_rng(0).normal(size=(20, 3)))
+
+
+def test_a_weight_of_one_reaches_the_loss() -> None:
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    losses = []
+    for weight in (0.0, 1.0):
+        model = DeepSVDD(
+            regularizer="noise", regularizer_weight=weight,
+            training=Training(1, 64, 1e-9, seed=0, progress=False),
+        ).fit(x)  # fmt: skip
+        losses += model.history_["DeepSVDD"]
+    assert 0.5 < losses[1] - losses[0] < 1.0  # about log 2
