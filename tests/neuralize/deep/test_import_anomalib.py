@@ -258,9 +258,10 @@ def test_never_fitted(tmp_path: Path) -> None:
 
 
 TIMM = {"resnet18": (1, 2), "resnet50": (1, 3), "resnext50_32x4d": (2,)}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in TIMM if name != "resnet18"]
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("name", ["resnet18", *SLOW])
 def test_trunks_have_the_keys_and_the_maps_of_timm_s(name: str) -> None:
     ensure_importable_torchvision()
     timm = pytest.importorskip("timm")
