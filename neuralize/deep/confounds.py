@@ -3,8 +3,11 @@
 Sites differ in scanners and stains, and an embedding knows. Two questions, without and with
 explanations. Does the score tell sites apart, about as well as it tells abnormal cases from normal
 ones (areas under the ROC curve)? And how much of the relevance lies in dimensions of the embedding
-that tell sites apart by themselves? The second sees a confound also where every site has the same
-number of abnormal cases and the scores look well.
+that tell sites apart by themselves?
+
+Where sites have different scores, the difference of their means is itself a sum over dimensions,
+because every score is: ``mean_B o - mean_A o = sum_i (mean_B R_i - mean_A R_i)`` and what was
+absorbed. So the scanner's dimensions answer for an exact part of it.
 """
 
 from __future__ import annotations
@@ -48,6 +51,12 @@ class Confounds:
         Share of the absolute relevance in each dimension ``(d,)``.
     scanner_dimensions
         Dimensions that tell sites apart.
+    site
+        The site that the score tells best.
+    score_gap
+        Its mean score minus that of the other sites; among normal cases where labels say.
+    dimension_gap
+        What each dimension adds to that ``(d,)``: the difference of its mean relevance.
     relevance
         The explanation itself.
     """
@@ -57,6 +66,9 @@ class Confounds:
     dimension_auc: Array
     relevance_share: Array
     scanner_dimensions: Array
+    site: Any
+    score_gap: float
+    dimension_gap: Array
     relevance: CaseRelevance
 
     @property
@@ -70,11 +82,17 @@ class Confounds:
         return len(self.scanner_dimensions) / len(self.relevance_share)
 
     @property
+    def scanner_gap(self) -> float:
+        """What the scanner's dimensions add to ``score_gap``."""
+        return float(self.dimension_gap[self.scanner_dimensions].sum())
+
+    @property
     def dimensions(self) -> pd.DataFrame:
         """One row per dimension, those with most relevance first."""
         frame = pd.DataFrame(
             {
                 "relevance share": self.relevance_share,
+                "gap": self.dimension_gap,
                 "site AUC": self.dimension_auc,
                 "scanner": np.isin(np.arange(len(self.dimension_auc)), self.scanner_dimensions),
             },
@@ -85,13 +103,13 @@ class Confounds:
         return frame.sort_values("relevance share", ascending=False)
 
     def __str__(self) -> str:
-        site = max(self.site_auc, key=lambda name: self.site_auc[name])
         anomaly = "unknown" if self.anomaly_auc is None else f"{self.anomaly_auc:.3f}"
         return (
-            f"anomaly AUC {anomaly}, site AUC {self.site_auc[site]:.3f} (site {site}); "
+            f"anomaly AUC {anomaly}, site AUC {self.site_auc[self.site]:.3f} (site {self.site}, "
+            f"scores {self.score_gap:+.3g}); "
             f"{len(self.scanner_dimensions)} of {len(self.relevance_share)} dimensions tell sites "
             f"apart and have {self.scanner_share:.1%} of the relevance (evenly spread: "
-            f"{self.expected_share:.1%})"
+            f"{self.expected_share:.1%}) and {self.scanner_gap:+.3g} of the difference in score"
         )
 
 
@@ -158,15 +176,30 @@ def audit_confounds(
     means = np.stack([patches.sums(column) for column in phi.T], 1)
     means /= patches.sums(np.ones(len(patches)))[:, None]
     site_auc, best, clear = {}, np.zeros(phi.shape[1]), np.zeros(phi.shape[1], dtype=bool)
-    for site in known:
-        inside = where[usual] == site
-        site_auc[site.item()] = float(_either_way(relevance.scores[usual][:, None], inside)[0])
-        auc = _either_way(means[usual], inside)
+    for one in known:
+        own = where[usual] == one
+        site_auc[one.item()] = float(_either_way(relevance.scores[usual][:, None], own)[0])
+        auc = _either_way(means[usual], own)
         tests = phi.shape[1] * len(known)
-        clear |= auc > max(limit, _chance(inside, BY_CHANCE / tests))
+        clear |= auc > max(limit, _chance(own, BY_CHANCE / tests))
         best = np.maximum(best, auc)
+    site = max(site_auc, key=lambda name: site_auc[name])
+    inside, outside = usual & (where == site), usual & (where != site)
+
+    def gap(parts: Array) -> Array:
+        difference: Array = parts[inside].mean(0) - parts[outside].mean(0)
+        return difference
+
     return Confounds(
-        site_auc, anomaly_auc, best, relevance.dimension_shares, np.flatnonzero(clear), relevance
+        site_auc=site_auc,
+        anomaly_auc=anomaly_auc,
+        dimension_auc=best,
+        relevance_share=relevance.dimension_shares,
+        scanner_dimensions=np.flatnonzero(clear),
+        site=site,
+        score_gap=float(gap(relevance.scores)),
+        dimension_gap=gap(relevance.case_dimensions),
+        relevance=relevance,
     )
 
 

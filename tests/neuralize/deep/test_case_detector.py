@@ -269,6 +269,11 @@ def test_a_planted_scanner_dimension_is_found_by_its_share(head: Any) -> None:
     means = np.stack([case.mean(0) for case in clinic(200, sites, labels, 6)])[usual]
     direct = roc_auc_score(sites[usual], means[:, SCANNER])
     assert found.dimension_auc[SCANNER] == pytest.approx(direct)
+    # the difference between sites is a sum over dimensions; here nothing is absorbed
+    one, two = (scores[usual & (sites == site)].mean() for site in (found.site, 1 - found.site))
+    assert found.score_gap == pytest.approx(one - two)
+    assert found.dimension_gap.sum() == pytest.approx(found.score_gap)
+    assert found.scanner_gap / found.score_gap > 0.8
     assert f"{found.scanner_share:.1%}" in str(found)
 
 
