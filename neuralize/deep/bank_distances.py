@@ -13,7 +13,7 @@ With ``d = z - b``, a force ``f`` (``d`` itself, ``S^{-1} d``, or ``sign(d) |d|^
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -29,7 +29,10 @@ Split = Literal["euler", "all"]
 SPLITS = ("euler", "all")
 
 BLOCK_NUMBERS = 2**23
-"""Numbers in the largest temporary: 32 MiB in float32."""
+"""Distances in the largest temporary of a search: 32 MiB in float32."""
+
+PAIR_NUMBERS = 2**19
+"""Numbers in a block of differences, which are made and used up: they should stay in the cache."""
 
 ROUNDING = 32 * torch.finfo(torch.float32).eps
 """A bank row this near to a point, relative to their size, is the same point."""
@@ -122,7 +125,7 @@ class FormStep(Step):
         self.h = z
 
     def split(self, relevance: Tensor) -> tuple[Sequence[Tensor | None], Shares]:
-        size = _size(self.z, 2) + _size(self.reference, 2)
+        size = torch.linalg.vector_norm(self.z, dim=-1)
         w, shares = _weights(relevance, self.h, size, 2, self.rows)
         d = self.z - self.reference
         force = w.unsqueeze(-1) * _force(d, self.precision)
@@ -132,20 +135,15 @@ class FormStep(Step):
         return [(force * self.z).sum_to_size(self.z.shape)], shares
 
 
-def _size(x: Tensor, p: float) -> Tensor:
-    size: Tensor = torch.linalg.vecdot(x, x) if p == 2 else (x.abs() ** p).sum(-1)
-    return size
-
-
 def _weights(
     relevance: Tensor, h: Tensor, size: Tensor, p: float, rows: Rows
 ) -> tuple[Tensor, Shares]:
     """``R / h``, and what pairs absorb that coincide: they have no direction.
 
-    ``size`` is the sum of both points' ``|.|^p``. Banks are stored in float32, so nothing nearer
-    than its rounding can be told from the same point.
+    ``size`` is the point's ``p``-norm, and nearly that of a bank row that coincides with it. Banks
+    are stored in float32, so nothing nearer than its rounding can be told from the same point.
     """
-    same = h <= ROUNDING**p * size
+    same = h <= 2 * (ROUNDING * size) ** p
     w = (relevance / h.masked_fill(same, 1)).masked_fill(same, 0)
     if not bool(same.any()):
         return w, {}
@@ -190,15 +188,26 @@ def power_distances(
         found: Tensor = handle_torch_function(power_distances, (x,), *given)
         return found
     pulled = None if metric is None else metric(x)
-    parts = [torch.linalg.vecdot(d, f) for d, f, _ in _pairs(x, bank, p, pulled, bank_force)]
-    return torch.cat(parts, 1)
+    found_rows = []
+    for some in _row_blocks(x):
+        parts = _pairs(x, bank, p, pulled, bank_force, some)
+        found_rows.append(torch.cat([torch.linalg.vecdot(d, f) for d, f, _ in parts], 1))
+    return torch.cat(found_rows)
+
+
+def _row_blocks(x: Tensor) -> list[slice]:
+    """Few rows at a time where they are wide, so that a block holds several of the bank's."""
+    size = max(1, PAIR_NUMBERS // (8 * max(1, x.shape[1])))
+    return [slice(start, start + size) for start in range(0, len(x), size)]
 
 
 def _pairs(
-    x: Tensor, bank: Tensor, p: float, pulled: Tensor | None, bank_force: Tensor | None
-) -> Any:
-    """Differences and forces ``(n, block, d)`` to every block of the bank, and the block."""
-    size = max(1, BLOCK_NUMBERS // max(1, x.numel()))
+    x: Tensor, bank: Tensor, p: float, pulled: Tensor | None, bank_force: Tensor | None, some: slice
+) -> Iterator[tuple[Tensor, Tensor, slice]]:
+    """Differences and forces ``(rows, block, d)`` to every block of the bank, and the block."""
+    x = x[some]
+    pulled = None if pulled is None else pulled[some]
+    size = max(1, PAIR_NUMBERS // max(1, x.numel()))
     for start in range(0, len(bank), size):
         block = slice(start, start + size)
         d = x.unsqueeze(1) - bank[block]
@@ -227,21 +236,25 @@ class PowerStep(Step):
         self.h = z
 
     def split(self, relevance: Tensor) -> tuple[Sequence[Tensor | None], Shares]:
-        size = _size(self.x, self.p).unsqueeze(1) + _size(self.bank, self.p)
+        size = torch.linalg.vector_norm(self.x, self.p, dim=1, keepdim=True)
         w, shares = _weights(relevance, self.h, size, self.p, self.rows)
         pulled = None if self.metric is None else self.metric(self.x)
-        passed = torch.zeros_like(self.x)
-        kept = torch.zeros_like(self.x[:, 0])
-        for d, force, block in _pairs(self.x, self.bank, self.p, pulled, self.bank_force):
-            share = w[..., block]
-            if self.whole:
-                passed = passed + torch.einsum("nm,nmd->nd", share, d * force)
-                continue
-            passed = passed + torch.einsum("nm,nmd->nd", share, force) * self.x
-            kept = kept - (share * torch.einsum("nmd,md->nm", force, self.bank[block])).sum(-1)
+        passed, kept = [], []
+        for some in _row_blocks(self.x):
+            x = self.x[some]
+            r, own = torch.zeros_like(x), torch.zeros_like(x[:, 0])
+            for d, force, block in _pairs(self.x, self.bank, self.p, pulled, self.bank_force, some):
+                share = w[some, block]
+                if self.whole:
+                    r = r + torch.einsum("nm,nmd->nd", share, d * force)
+                    continue
+                r = r + torch.einsum("nm,nmd->nd", share, force) * x
+                own = own - (share * torch.einsum("nmd,md->nm", force, self.bank[block])).sum(1)
+            passed.append(r)
+            kept.append(own)
         if not self.whole:
-            shares[self.name] = self.rows.sum(kept)
-        return [passed], shares
+            shares[self.name] = self.rows.sum(torch.cat(kept))
+        return [torch.cat(passed)], shares
 
 
 def _power(call: Call) -> Any:

@@ -122,7 +122,7 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     net = neuralize(D2Neighbors().fit(x), dtype=torch.float64)
     rows = torch.from_numpy(x[:4] + 0.1)
     whole = net.relevance(rows)
-    monkeypatch.setattr(bank_distances, "BLOCK_NUMBERS", 50)
+    monkeypatch.setattr(bank_distances, "PAIR_NUMBERS", 50)
     parts = net.relevance(rows)
     torch.testing.assert_close(parts.values, whole.values, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(parts.evidence, whole.evidence, rtol=1e-12, atol=0)
