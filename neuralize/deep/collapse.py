@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from neuralize.deep.training import seeded
 
-SHARE = 2e-3
+SHARE = 1e-3
 """A response below this share of a fresh network's is small."""
 
 CONTRAST = 3.0
