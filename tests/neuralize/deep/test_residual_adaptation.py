@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from neuralize import InputError, neuralize
 from neuralize.coverage import coverage
 from neuralize.deep import ResidualAdaptation, Training, load_detector
-from neuralize.deep.residual_adaptation import AdaptedConv2d, NearPretrained, adapt, fold
+from neuralize.deep.adapters import AdaptedConv2d, adapt, fold
+from neuralize.deep.residual_adaptation import NearPretrained
 from xai.pretrained import cifar_resnet20
 
 SHORT = Training(epochs=3, batch_size=16, progress=False)
