@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from neuralize.composites import LINEAR, Composite
 from neuralize.deep.detector import Array, DeepDetector
-from neuralize.deep.networks import Architecture, architecture
+from neuralize.deep.networks import Architecture, architecture, fitting
 from neuralize.deep.preprocessing import fit_preprocessing, preprocessing
 from neuralize.deep.score_network import ScoreNetwork
 from neuralize.deep.training import Batches, Objective, Training, train
@@ -172,7 +172,7 @@ class Autoencoder(DeepDetector):
     Parameters
     ----------
     network
-        ``"auto"`` (by the shape of the rows) or a name as in
+        ``"auto"`` (by the shape of the rows), a name or an architecture as in
         :class:`~neuralize.deep.deep_svdd.DeepSVDD`, or an ``nn.Module`` with submodules ``encoder``
         and ``decoder``, trained in place.
     rep_dim
@@ -202,7 +202,7 @@ class Autoencoder(DeepDetector):
     def __init__(
         self,
         *,
-        network: str | nn.Module = "auto",
+        network: str | Architecture | nn.Module = "auto",
         rep_dim: int | None = None,
         bias: bool = False,
         preprocessing: str | None = "standardize",
@@ -240,8 +240,8 @@ class Autoencoder(DeepDetector):
         inner = fit_preprocessing(steps, x)
         config: dict[str, Any] = {"preprocessing": self.preprocessing, "network": "custom"}
         pair = self.network
-        if isinstance(pair, str):
-            plan = self._plan(inner)
+        if isinstance(pair, str | Architecture):
+            plan = self._plan(pair, inner)
             config["network"] = plan.model_dump(mode="json")
             pair = self._pair(plan)
         module = self._module(steps, pair)
@@ -250,20 +250,23 @@ class Autoencoder(DeepDetector):
         self._fit(module, inner)
         return module, config
 
-    def _plan(self, inner: Tensor) -> Architecture:
+    def _plan(self, network: str | Architecture, inner: Tensor) -> Architecture:
         """The named network; ``rep_dim`` is the width of its code."""
         shape, squash = tuple(inner.shape[1:]), self.preprocessing != "standardize"
         changes: dict[str, Any] = {"bias": self.bias, "affine": self.bias, "squash": squash}
         if self.rep_dim is not None:
             changes["rep_dim"] = self.rep_dim
-        plan = architecture(str(self.network), shape, **changes)
+        if isinstance(network, Architecture):
+            plan = fitting(network, shape).model_copy(update={"squash": squash})
+        else:
+            plan = architecture(network, shape, **changes)
         if plan.kind == "lenet" and squash and (inner.min() < 0 or inner.max() > 1):
             raise InputError(
                 f"Expected pictures in 0 to 1, which the decoder's sigmoid can reach, got "
                 f"{float(inner.min()):.4g} to {float(inner.max()):.4g}. Use "
                 "preprocessing='standardize'."
             )
-        if self.rep_dim is None and plan.kind == "mlp":
+        if self.rep_dim is None and isinstance(network, str) and plan.kind == "mlp":
             plan = plan.model_copy(update={"rep_dim": min(plan.rep_dim, max(1, shape[0] // 2))})
         return plan
 
@@ -331,7 +334,7 @@ class VariationalAutoencoder(Autoencoder):
         *,
         score: Literal["reconstruction", "elbo"] = "reconstruction",
         beta: float = 1.0,
-        network: str | nn.Module = "auto",
+        network: str | Architecture | nn.Module = "auto",
         rep_dim: int | None = None,
         bias: bool = False,
         preprocessing: str | None = "standardize",

@@ -184,8 +184,9 @@ class OneClassDetector(DeepDetector):
                 "network='auto'."
             )
         assert self.pretraining is not None
-        pair = nn.Sequential(network, plan.decoder())
-        data = Batches(x, x.clamp(0, 1) if len(plan.input_shape) == 3 else x)
+        bounded = bool(x.min() >= 0) and bool(x.max() <= 1)  # else no sigmoid can reach it
+        pair = nn.Sequential(network, plan.model_copy(update={"squash": bounded}).decoder())
+        data = Batches(x, x)
         losses = train(pair, ReconstructionLoss(), data, self.pretraining, what="pretraining")
         self.history_["pretraining"] = losses
 

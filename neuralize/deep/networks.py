@@ -135,12 +135,23 @@ def planned(
         network = architecture(network, input_shape, **changes)
     if not isinstance(network, Architecture):
         return network, None
-    if network.input_shape != tuple(input_shape):
+    return fitting(network, input_shape).build(), network
+
+
+def fitting(plan: Architecture, input_shape: Sequence[int]) -> Architecture:
+    """The architecture itself.
+
+    Raises
+    ------
+    InputError
+        It is for rows of another shape.
+    """
+    if plan.input_shape != tuple(input_shape):
         raise InputError(
             f"Expected an architecture for rows of shape {tuple(input_shape)}, got one for "
-            f"{network.input_shape}."
+            f"{plan.input_shape}."
         )
-    return network.build(), network
+    return plan
 
 
 def rebuilt(plan: dict[str, Any] | str, network: nn.Module | None) -> nn.Module:

@@ -18,6 +18,7 @@ from neuralize import InputError, UnfittedModelError, neuralize
 from neuralize.composites import epsilon
 from neuralize.deep import Autoencoder, Training, VariationalAutoencoder, load_detector
 from neuralize.deep.autoencoder import NegativeELBO, VariationalScore, divergence
+from neuralize.deep.networks import Architecture
 
 SHORT = Training(epochs=2, batch_size=32, progress=False)
 
@@ -217,3 +218,15 @@ def test_bad_options_and_rows_are_refused() -> None:
         detector.residual_map(rows(d=5))
     with pytest.raises(UnfittedModelError):
         Autoencoder().residual_map(rows())
+
+
+def test_an_architecture_of_ones_own(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 1, 12, 12)).astype(np.float32)
+    plan = Architecture(kind="lenet", input_shape=(1, 12, 12), channels=(2, 3), rep_dim=5)
+    for cls in (Autoencoder, VariationalAutoencoder):
+        detector = cls(network=plan, training=Training(epochs=2)).fit(x)
+        with torch.no_grad():
+            code = detector.module_.code(detector.module_.preprocessing(torch.from_numpy(x)))
+        assert code.shape == (40, 5)
+        again = load_detector(detector.save(tmp_path / f"{cls.__name__}.safetensors"))
+        np.testing.assert_array_equal(again.decision_function(x), detector.decision_function(x))
