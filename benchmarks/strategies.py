@@ -1,12 +1,13 @@
-"""Right for the right reasons? Detectors and explanations against pixel-wise truth, and on tables.
+"""Right for the right reasons? Detectors and explanations against pixel-wise truth.
 
-    python benchmarks/strategies.py [--data FOLDER] [--only corruptions|tiles|tables] [--rows 16]
+    python benchmarks/strategies.py [--data FOLDER] [--only corruptions|rules|tiles] [--rows 8]
 
 *corruptions*: normal are the pictures of one class, anomalies other pictures of it under one of
 15 corruptions; the truth is (clean - corrupted)^2. Fashion-MNIST ships with the package; FOLDER
-adds MNIST (``mnist_test/``). *tiles* (``magnetic_tile/``): defects with masks, 64 pixels.
-*tables* (``adbench/``): AUROC on a stratified split of 60 to 40, fitted on its normal rows.
-What lies in FOLDER is for evaluation only. Writes ``strategies_*.csv`` beside this file.
+adds MNIST (``mnist_test/``). *rules*: whether the rules that agree best with the truth are faithful
+as well (pixel-flipping of pictures under six corruptions). *tiles* (``magnetic_tile/``): defects
+with masks, 64 pixels. What lies in FOLDER is for evaluation only. Writes ``strategies_*.csv``
+beside this file, of which ``strategies_page.py`` makes the tables of the documentation.
 """
 
 from __future__ import annotations
@@ -37,20 +38,19 @@ from neuralize.composites import LINEAR, Composite
 from neuralize.deep import (
     FCDD,
     Autoencoder,
-    D2Neighbors,
     DeepSVDD,
     HypersphereClassifier,
     PatchCore,
-    RandomPolytope,
     Training,
 )
 from neuralize.deep.bank_distances import form
 from neuralize.deep.ensemble import Ensemble
 from neuralize.deep.score_network import ScoreNetwork
 from neuralize.rules.named import ZPlus
+from xai import explain
 from xai.corruptions import CORRUPTIONS, corrupt, difference
 from xai.datasets import fashion_mnist
-from xai.evaluate import Strategies, auroc, strategies
+from xai.evaluate import Strategies, pixel_flipping, strategies
 from xai.pretrained import cifar_resnet20
 
 Array = NDArray[Any]
@@ -107,7 +107,7 @@ def fitted(x: Array, held: Array, others: Array | None, seed: int) -> tuple[dict
     found["Deep SVDD"] = svdd = DeepSVDD(training=quick).fit(x)
     members = {"KDE": found["KDE"], "AE": autoencoder, "Deep SVDD": svdd}
     found["bag"] = Ensemble(members, prefit=True).fit(x, reference=held)
-    found["Deep SVDD, whole"] = whole(svdd)
+    found["Deep SVDD, whole"] = whole(svdd)  # R_k = (phi_k - c_k)^2 goes into the network
     if others is not None:
         found["HSC"] = HypersphereClassifier(training=quick).fit(
             np.concatenate([x, others]), np.repeat([0, 1], [len(x), len(others)])
@@ -122,8 +122,14 @@ def patchcore(
     return PatchCore(backbone, layers=layers, coreset=500, seed=seed, **norm).fit(x[:120])
 
 
-def composites() -> dict[str, Any]:
-    return {"Deep SVDD, whole": ZPLUS}
+def with_zplus(detectors: dict[str, Any]) -> dict[str, Any]:
+    """The same decisions explained by z+ in every layer, beside those explained by default."""
+    twins = {f"{n}, z+": d for n, d in detectors.items() if isinstance(d, ScoreNetwork)}
+    return {**detectors, **{n: d for n, d in twins.items() if not n.startswith("AE")}}
+
+
+def composites(detectors: dict[str, Any]) -> dict[str, Any]:
+    return {name: ZPLUS for name in detectors if name.endswith(", z+")}
 
 
 # -- corruptions ---------------------------------------------------------------------------------
@@ -150,7 +156,7 @@ def corruptions(folder: Path | None, rows: int) -> Iterator[pd.DataFrame]:
                              mean=(0.0,) * 3, std=(1.0,) * 3)  # fmt: skip
             detectors["PatchCore"] = bank
             detectors["PatchCore, sum of patches"] = bank.neuralized(pool="sum")
-            detectors = {n: d if n == "KDE" else neuralize(d) for n, d in detectors.items()}
+            detectors = with_zplus({n: neuralize(d) for n, d in detectors.items()})
             native = {"PatchCore map": bank}
             for corruption in tqdm(CORRUPTIONS, desc=f"{name} {number}", delay=2):
                 bad = corrupt(x[wrong], corruption, seed=seed)
@@ -174,7 +180,7 @@ def measured(
     masks = np.concatenate([truth, np.zeros(clean.shape)])
     labels = np.arange(len(data)) < len(bad)
     return strategies(
-        detectors, data, masks, labels, methods=METHODS, maps=maps, composite=composites(),
+        detectors, data, masks, labels, methods=METHODS, maps=maps, composite=composites(detectors),
         max_rows=rows, progress=False,
     )  # fmt: skip
 
@@ -192,6 +198,43 @@ def summary(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     table = groups[["auroc", *measures]].mean()
     errors = groups[measures].sem().add_suffix("_error")
     return table.join(errors).assign(rows=groups.size()).reset_index()
+
+
+# -- rules ---------------------------------------------------------------------------------------
+
+FLIPPED_CLASSES = (0, 3, 9)
+"""T-shirt, dress, ankle boot. Of sandals the mean picture, which is what is left when all is
+removed, is itself an outlier, so that nothing falls."""
+FLIPPED = ("zigzag", "rotate", "stripe", "spatter", "canny_edges", "shear")
+BASELINES = ("gradient", "gradient_x_input", "integrated_gradients", "nearest_neighbor_difference",
+             "random")  # fmt: skip
+
+
+def rules(folder: Path | None, rows: int) -> Iterator[pd.DataFrame]:
+    _, x, y = next(pictures(None))
+    for seed, number in enumerate(FLIPPED_CLASSES):
+        dice = np.random.default_rng(seed)
+        own = dice.permutation(np.flatnonzero(y == number))
+        fit, wrong = x[own[:500]], x[own[600 : 600 + 4 * len(FLIPPED)]]
+        others = x[dice.permutation(np.flatnonzero(y != number))[:500]]
+        parts = zip(FLIPPED, np.split(wrong, len(FLIPPED)), strict=True)
+        bad = np.concatenate([corrupt(part, name, seed=seed) for name, part in parts])
+        quick = Training(epochs=10, seed=seed, progress=False)
+        svdd = DeepSVDD(training=quick).fit(fit)
+        exposed = np.concatenate([fit, others]), np.repeat([0, 1], [len(fit), len(others)])
+        hsc = HypersphereClassifier(training=quick).fit(*exposed)
+        for name, net in {"Deep SVDD": svdd, "Deep SVDD, whole": whole(svdd), "HSC": hsc}.items():
+            ways: dict[str, dict[str, Any]] = {"default": {}, "z+": {"composite": ZPLUS}}
+            if name != "Deep SVDD, whole":
+                ways |= {method: {"method": method, "background": fit} for method in BASELINES}
+            for way, options in ways.items():
+                relevance = explain(net, bad, progress=False, **options)
+                result = pixel_flipping(
+                    net, bad, relevance, reference=fit, patch=2, n_steps=25, progress=False
+                )
+                yield pd.DataFrame(
+                    {"normal": number, "detector": name, "explanation": way, "auc": result.auc()}
+                )
 
 
 # -- tiles ---------------------------------------------------------------------------------------
@@ -222,6 +265,7 @@ def tiles(folder: Path | None, rows: int) -> Iterator[pd.DataFrame]:
     mobile = patchcore(x[train], mobilenet(), ("features.3", "features.6"), 0)
     detectors["PatchCore"] = mobile
     detectors["PatchCore, sum of patches"] = mobile.neuralized(pool="sum")
+    detectors = with_zplus({n: neuralize(d) for n, d in detectors.items()})
     fit = x[train].reshape(train.sum(), -1)
     for label in ("all", *index["label"][~free].unique()):
         chosen = test if label == "all" else test[free[test] | (index["label"][test] == label)]
@@ -234,7 +278,8 @@ def tiles(folder: Path | None, rows: int) -> Iterator[pd.DataFrame]:
         }
         found = strategies(
             detectors, x[chosen], masks[chosen], ~free[chosen], methods=METHODS, maps=maps,
-            composite=composites(), max_rows=rows * 4 if label == "all" else rows, progress=False,
+            composite=composites(detectors), progress=False,
+            max_rows=rows * 4 if label == "all" else rows,
         )  # fmt: skip
         yield lines(found).assign(data="magnetic tiles", defect=label)
 
@@ -252,79 +297,12 @@ def mobilenet() -> nn.Module:
     return model.eval()
 
 
-# -- tables --------------------------------------------------------------------------------------
-
-
-def table_detectors(seed: int) -> dict[str, Callable[[], Any]]:
-    from pyod.models.copod import COPOD
-    from pyod.models.ecod import ECOD
-    from pyod.models.hbos import HBOS
-    from pyod.models.knn import KNN
-    from sklearn.ensemble import IsolationForest
-    from sklearn.neighbors import LocalOutlierFactor
-
-    quick = Training(epochs=30, seed=seed, progress=False)
-    return {
-        "ours: Deep SVDD": lambda: DeepSVDD(training=quick),
-        "ours: AE": lambda: Autoencoder(training=quick),
-        "ours: random polytope": lambda: RandomPolytope(seed=seed),
-        "ours: D2Neighbors": lambda: D2Neighbors(),
-        "sklearn: OC-SVM": lambda: OneClassSVM(nu=0.1),
-        "sklearn: forest": lambda: IsolationForest(random_state=seed),
-        "sklearn: LOF": lambda: LocalOutlierFactor(novelty=True),
-        "PyOD: ECOD": lambda: ECOD(),
-        "PyOD: COPOD": lambda: COPOD(),
-        "PyOD: HBOS": lambda: HBOS(),
-        "PyOD: KNN": lambda: KNN(),
-    }
-
-
-def tables(folder: Path | None, rows: int) -> Iterator[pd.DataFrame]:
-    if folder is None:
-        return
-    paths = sorted((folder / "adbench" / "classical").glob("*.npz"))
-    for path in tqdm(paths, desc="tables"):
-        with np.load(path) as arrays:
-            x, y = arrays["X"].astype(np.float64), arrays["y"].astype(bool)
-        fit, x_test, y_test = split(x, y)
-        for name, make in table_detectors(0).items():
-            started = time.process_time()
-            scores, problem = [np.nan], ""
-            try:
-                model = make().fit(fit)
-                raw = model.decision_function(x_test)
-                # scikit-learn's count the other way round
-                scores = -raw if name.startswith("sklearn") else raw
-                area = auroc(y_test, scores)
-                (low,), (high,) = area.interval()
-                found = {"auroc": area.area[0], "auroc_low": low, "auroc_high": high}
-            except (ValueError, RuntimeError) as error:
-                found, problem = {"auroc": np.nan}, f"{type(error).__name__}: {error}"[:120]
-            yield pd.DataFrame([{
-                "table": path.stem, "detector": name, **found, "train": len(fit),
-                "test": len(x_test), "anomalies": int(y_test.sum()),
-                "seconds": time.process_time() - started, "problem": problem,
-            }])  # fmt: skip
-
-
-def split(x: Array, y: Array, most: int = 2000) -> tuple[Array, Array, Array]:
-    """Normal rows of 60 %, and the other 40 %, standardised by the former; at most ``most`` of
-    either kind."""
-    dice = np.random.default_rng(0)
-    normal, wrong = (dice.permutation(np.flatnonzero(y == kind)) for kind in (False, True))
-    n, m = int(0.6 * len(normal)), int(0.6 * len(wrong))
-    fit, test = normal[:n][:most], np.concatenate([normal[n:][:most], wrong[m:][:most]])
-    mean, std = x[fit].mean(0), x[fit].std(0)
-    scaled = (x - mean) / np.where(std > 0, std, 1.0)
-    return scaled[fit], scaled[test], y[test]
-
-
 # -- all of it -----------------------------------------------------------------------------------
 
 PARTS: dict[str, Callable[[Path | None, int], Iterator[pd.DataFrame]]] = {
     "corruptions": corruptions,
+    "rules": rules,
     "tiles": tiles,
-    "tables": tables,
 }
 
 
@@ -337,17 +315,18 @@ def write(table: pd.DataFrame, name: str) -> None:
 
 def lines_of(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """What is written of a part."""
-    if name == "tables":
-        return frame
+    if name == "rules":
+        groups = frame.groupby(["normal", "detector", "explanation"], sort=False)["auc"]
+        return groups.agg(["mean", "sem", "size"]).reset_index()
     extra = ["normal", "corruption"] if name == "corruptions" else ["defect"]
     return summary(frame, ["data", *extra, "detector", "method"])
 
 
 def shown(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """What is printed of a part."""
-    if name == "tables":
-        areas = frame.pivot(index="table", columns="detector", values="auroc")
-        return areas.agg(["mean", "median", "count"]).T
+    if name == "rules":
+        groups = lines_of(name, frame).groupby(["detector", "explanation"], sort=False)["mean"]
+        return groups.agg(["mean", "sem"])
     if name == "tiles":
         frame = frame[frame["defect"] == "all"]
     return summary(frame, ["data", "detector", "method"])
@@ -357,7 +336,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of the data sets that do not ship")
     parser.add_argument("--only", choices=PARTS, help="one part")
-    parser.add_argument("--rows", type=int, default=16, help="anomalies explained at a time")
+    parser.add_argument("--rows", type=int, default=8, help="anomalies explained at a time")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="Relevance is")  # amplification is what is measured

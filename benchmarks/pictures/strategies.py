@@ -60,7 +60,7 @@ def boots() -> Strategies:
 
 def main() -> None:
     torch.set_num_threads(1)
-    corruptions().savefig(FOLDER / "corruptions.png", dpi=75)
+    corruptions().savefig(FOLDER / "corruptions.png", dpi=64)
     found = boots()
     found.plot(rows=[3, 13, 23, 33]).savefig(FOLDER / "evaluation_strategies.png", dpi=80)
     print(found.table.round(3).T, found.agreement.round(2), found.cases, sep="\n")
