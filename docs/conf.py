@@ -30,3 +30,13 @@ autodoc_typehints_description_target = "documented"
 napoleon_google_docstring = False
 napoleon_numpy_docstring = True
 napoleon_use_rtype = False
+
+
+def setup(app):
+    """Leave out the methods that scikit-learn adds to estimators for routing metadata."""
+
+    def skipped(app, what, name, obj, skip, options):
+        routing = name.startswith("set_") and name.endswith("_request")
+        return True if routing else None
+
+    app.connect("autodoc-skip-member", skipped)
