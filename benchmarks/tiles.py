@@ -141,6 +141,9 @@ def fully_convolutional(**options: Any) -> FCDD:
 
 DETECTORS: dict[str, Callable[[], DeepDetector]] = {
     "PatchCore, MobileNetV2": lambda: PatchCore(mobilenet(), layers=MOBILE_LAYERS, coreset=1000),
+    "PatchCore, MobileNetV2, split all": lambda: PatchCore(
+        mobilenet(), layers=MOBILE_LAYERS, coreset=1000, split="all"
+    ),
     "PaDiM, MobileNetV2": lambda: PaDiM(mobilenet(), layers=MOBILE_LAYERS),
     "D2Neighbors, MobileNetV2": lambda: D2Neighbors(
         backbone=mobilenet(), layers=MOBILE_LAYERS, **IMAGENET
