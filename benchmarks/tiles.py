@@ -133,10 +133,14 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def fully_convolutional(**options: Any) -> FCDD:
-    """FCDD on MobileNetV2 up to 28 x 28 units; its layers to 56 x 56 are frozen."""
-    stem = nn.Sequential(ChannelNormalize(**IMAGENET), *mobilenet().features[:7])
-    plan = Training(epochs=12, batch_size=16, lr=1e-3, milestones=(9,), progress=False)
-    return FCDD(network=stem, frozen=5, preprocessing=None, training=plan, **options)
+    """FCDD: MobileNetV2 up to 28 x 28 units, frozen, and one layer to train."""
+    frozen = [ChannelNormalize(**IMAGENET), *mobilenet().features[:7]]
+    trained = [nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.LeakyReLU()]
+    plan = Training(epochs=12, batch_size=32, lr=5e-3, milestones=(9,), progress=False)
+    return FCDD(
+        network=nn.Sequential(*frozen, *trained), frozen=len(frozen), preprocessing=None,
+        training=plan, **options,
+    )  # fmt: skip
 
 
 DETECTORS: dict[str, Callable[[], DeepDetector]] = {

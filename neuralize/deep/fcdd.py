@@ -132,8 +132,7 @@ class FCDD(DeepDetector):
         ``nn.Module`` from pictures to maps ``(n, c, u, v)``: it is copied, and gets a 1 x 1
         convolution to one map if ``c`` is not 1.
     bias
-        Whether named networks have biases and affine normalisations. Without, as is the authors'
-        default, more of the score reaches the pixels.
+        Whether named networks have biases and affine normalisations; not, by the authors' default.
     frozen
         How many children of a network of your own keep their weights (a pretrained stem).
     preprocessing
