@@ -17,7 +17,6 @@ from tqdm import tqdm
 from neuralize import Attribution, InputError, Neuralized, neuralize
 from neuralize.inputs import require_finite
 from neuralize.lrp import as_composite, unwrapped
-from neuralize.module import NeuralizedModule
 from neuralize.network import Output
 from xai.baselines import BASELINES, baseline
 from xai.relevance import Array, Relevance
@@ -187,8 +186,13 @@ def _network(
 
 def _rules(net: Neuralized, composite: Any) -> str | None:
     """Name of the rules below the model, where there are some."""
-    network = net.network if isinstance(net, NeuralizedModule) else net.features
-    return None if network is None else as_composite(composite, unwrapped(network)).name
+    network = net.features
+    if network is None:  # a network as it is, or a deep detector, which may have rules of its own
+        network = getattr(net, "network", None)
+        composite = getattr(net, "composite", None) if composite is None else composite
+    if not isinstance(network, nn.Module):
+        return None
+    return as_composite(composite, unwrapped(network)).name
 
 
 def _targets(target: Any) -> tuple[list[Tensor | int | None], bool]:

@@ -153,3 +153,12 @@ def test_rows_scored_against_their_batch_are_not_taken_in_batches() -> None:
     ecod = pytest.importorskip("pyod.models.ecod").ECOD().fit(X)
     with pytest.raises(InputError, match="at once"):
         xai.explain(ecod, iter([X[:30], X[30:]]))
+
+
+def test_explanations_name_the_rules_of_a_deep_detector() -> None:
+    from neuralize.deep import Autoencoder, DeepSVDD, Training
+
+    x = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    training = Training(epochs=1, progress=False)
+    assert xai.explain(DeepSVDD(training=training).fit(x), x[:2]).composite == "EpsilonGamma"
+    assert xai.explain(Autoencoder(training=training).fit(x), x[:2]).composite == "GammaEverywhere"
