@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from neuralize.errors import InputError
+
+
+def as_rows(X: Any, dtype: type[np.floating[Any]] | None = None, what: str = "row") -> Tensor:
+    """Array-like to a finite, non-empty batch ``(n, ...)``, copied.
+
+    Parameters
+    ----------
+    X
+        Anything numpy or torch takes for numbers.
+    dtype
+        Precision; the rows' own when missing, float64 for integers.
+    what
+        What a row is, for messages.
+
+    Raises
+    ------
+    InputError
+        Text, ragged rows, none, NaN or infinity.
+
+    Examples
+    --------
+    >>> as_rows([[1, 2]]).dtype, as_rows([[1, 2]], np.float32).dtype
+    (torch.float64, torch.float32)
+    """
+    try:
+        array = X.detach().cpu().numpy() if isinstance(X, Tensor) else np.asarray(X)
+        own = array.dtype if array.dtype in (np.float32, np.float64) else np.float64
+        x = torch.from_numpy(np.array(array, dtype=dtype or own))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"Expected numbers, every {what} of the same shape; got: {error}"
+        ) from error
+    if x.ndim < 2 or len(x) == 0:
+        raise InputError(f"Expected at least one {what} (n, ...), got shape {tuple(x.shape)}.")
+    require_finite(x)
+    return x
 
 
 def require_width(x: Tensor, n_features: int | None, model_name: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from neuralize.harmless_types import HARMLESS
 from xai.errors import FileFormatError, InputError, UntrustedFileError
 from xai.file_formats import (
     ARRAYS,
@@ -25,29 +26,16 @@ DETECTORS = (".safetensors", ".json")
 FOREIGN = (".ckpt", ".pt", ".pth", ".tar")
 ENSEMBLE = "ensemble.json"
 
-_PYOD = "cblof.CBLOF copod.COPOD ecod.ECOD gmm.GMM hbos.HBOS iforest.IForest kde.KDE knn.KNN"
-_PYOD += " kpca.KPCA kpca.PyODKernelPCA lof.LOF mcd.MCD ocsvm.OCSVM pca.PCA"
-
-# Types that hold numbers only and run nothing when they are restored; skops knows scikit-learn's
-# estimators itself.
-_SAFE = frozenset(
-    {
-        *(f"pyod.models.{name}" for name in _PYOD.split()),
-        "neuralize.kernel_kmeans.KernelKMeans",
-        "neuralize.svdd.SVDD",
-        # Parts of fitted scikit-learn models; the trees are checked after loading.
-        "sklearn.cluster._bisect_k_means._BisectingTree",
-        "sklearn.cluster._kmeans._kmeans_single_elkan",
-        "sklearn.cluster._kmeans._kmeans_single_lloyd",
-        "sklearn.metrics._dist_metrics.ChebyshevDistance64",
-        "sklearn.metrics._dist_metrics.EuclideanDistance64",
-        "sklearn.metrics._dist_metrics.ManhattanDistance64",
-        "sklearn.metrics._dist_metrics.MinkowskiDistance64",
-        "sklearn.neighbors._ball_tree.BallTree",
-        "sklearn.neighbors._kd_tree.KDTree",
-        "sklearn.tree._tree.Tree",
-    }
-)
+# Beside what is harmless by itself: clusterings, and trees, which are checked after loading.
+_SAFE = HARMLESS | {
+    "neuralize.kernel_kmeans.KernelKMeans",
+    "pyod.models.cblof.CBLOF",
+    "pyod.models.iforest.IForest",
+    "sklearn.cluster._bisect_k_means._BisectingTree",
+    "sklearn.cluster._kmeans._kmeans_single_elkan",
+    "sklearn.cluster._kmeans._kmeans_single_lloyd",
+    "sklearn.tree._tree.Tree",
+}
 
 
 class ModelFile(NamedTuple):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from drawing import colour_bar
 from sklearn.metrics import roc_auc_score
 
 import xai
@@ -98,6 +99,8 @@ def draw(detector: Autoencoder, pictures: dict[str, np.ndarray], path: Path) -> 
     titles = ("input $x$", "reconstruction $r$", "truth", "residual map", "relevance (LRP)")
     for panel, title in zip(axes[0], titles, strict=True):
         panel.set_title(title, fontsize=9)
+    for column, end in zip(axes.T[3:], ends, strict=True):
+        colour_bar(figure, column, end, "bottom")
     for panel in axes.ravel():
         panel.set_xticks([])
         panel.set_yticks([])

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import torch
-from hypersphere import PLAN, ROOT, draw, exposed_rows
+from drawing import PICTURES, draw
+from hypersphere import PLAN, ROLES, SHOWN, exposed_rows
 
 from neuralize.deep import BinaryClassifier
 
@@ -21,9 +22,9 @@ def main(path: Path) -> None:
         name: BinaryClassifier(objective=objective, network="mnist_lenet", training=PLAN).fit(x, y)
         for name, objective in (("BCE", "bce"), ("focal", "focal"))
     }
-    draw(detectors, path)
+    draw(detectors, SHOWN, ROLES, path)
 
 
 if __name__ == "__main__":
-    default = ROOT / "docs" / "pictures" / "detector_binary.png"
+    default = PICTURES / "detector_binary.png"
     main(Path(sys.argv[1]) if len(sys.argv) > 1 else default)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from drawing import colour_bar
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -100,6 +101,7 @@ def draw(
     grid = found.grid(0)
     end = symmetric_limit(grid)
     middle.imshow(grid, cmap=SIGNED, vmin=-end, vmax=end)
+    colour_bar(figure, middle, end)
     for place in PLACES[found.explained]:
         share = grid[tuple(place)]
         middle.text(
@@ -112,6 +114,7 @@ def draw(
     heat[found.explained] = found.values
     end = symmetric_limit(heat, quantile=0.9995)
     pixels.imshow(mosaic(heat), cmap=SIGNED, vmin=-end, vmax=end)
+    colour_bar(figure, pixels, end)
     bias = sum(part for name, part in found.absorbed.items() if name.startswith("encoder "))
     pixels.set_title(
         f"their pixels: {found.values.sum():.0f} {bias.sum():+.0f} (the encoder's biases)",

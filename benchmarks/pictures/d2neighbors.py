@@ -5,14 +5,13 @@ python benchmarks/pictures/d2neighbors.py [FILE]
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from drawing import colour_bar
 from matplotlib.figure import Figure
-from PIL import Image
 
 import xai
 from neuralize.deep import D2Neighbors
@@ -57,15 +56,13 @@ def main(path: Path) -> None:
             panel.imshow(relevance.values[i], cmap=SIGNED, vmin=-end, vmax=end)
             verdict = "outlier" if relevance.evidence[i] > detector.threshold_ else "usual"
             panel.set_xlabel(f"{relevance.evidence[i]:.3g}: {verdict}", fontsize=7)
+        colour_bar(figure, panels, end)
     for panel in axes.ravel():
         panel.set_xticks([])
         panel.set_yticks([])
     figure.supxlabel("Below each map: score, and on which side of the threshold. One scale a row.",
                      fontsize=8)  # fmt: skip
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=80)
-    picture = Image.open(buffer).convert("RGB")
-    picture.quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
+    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from deep_svdd import NORMAL, PLAN, ROOT, draw
+from deep_svdd import NORMAL, PLAN
+from drawing import PICTURES, draw
 
 from neuralize.deep import DeepSAD, DeepSVDD
 from xai.datasets import fashion_mnist
@@ -28,9 +29,9 @@ def main(path: Path) -> None:
         "Deep SVDD": DeepSVDD(network="mnist_lenet", training=PLAN).fit(normal),
         f"Deep SAD, {LABELLED} bags": DeepSAD(network="mnist_lenet", training=PLAN).fit(x, y),
     }
-    draw(detectors, SHOWN, KNOWN, path)
+    draw(detectors, SHOWN, {NORMAL: "normal", KNOWN: "labelled anomaly"}, path)
 
 
 if __name__ == "__main__":
-    default = ROOT / "docs" / "pictures" / "detector_deep_sad.png"
+    default = PICTURES / "detector_deep_sad.png"
     main(Path(sys.argv[1]) if len(sys.argv) > 1 else default)

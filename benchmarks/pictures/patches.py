@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from drawing import colour_bar
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -54,6 +55,10 @@ def draw(detector: PatchCore | PaDiM, surfaces: Surfaces, path: Path) -> None:
         strict=True,
     ):  # fmt: skip
         panel.set_ylabel(name, fontsize=8)
+    scale = figure.colorbar(axes[1, 0].images[0], ax=axes[1], pad=0.01)
+    scale.ax.tick_params(labelsize=6)
+    for row, end in zip(axes[2:], ends, strict=True):
+        colour_bar(figure, row, end)
     figure.supxlabel(
         "Green: the true defect. Below each map: evidence = pixels + absorbed. One scale a row.",
         fontsize=8,

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from drawing import colour_bar
 
 import xai
 from neuralize.deep import ResidualAdaptation, Training
@@ -52,12 +54,14 @@ def main(path: Path) -> None:
     figure = NotebookFigure(figsize=(9.4, 3.9), layout="constrained")
     grid = figure.add_gridspec(2, len(names) + 3)
     end = symmetric_limit(maps, quantile=0.997)
+    panels: list[Any] = []
     for i, name in enumerate(names):
         role = {NORMAL: "normal", EXPOSED: "exposed"}.get(name, "never seen")
         for k, (image, options) in enumerate((
             (pictures[i], {"cmap": "gray"}), (maps[i], {"cmap": SIGNED, "vmin": -end, "vmax": end}),
         )):  # fmt: skip
             panel = figure.add_subplot(grid[k, i])
+            panels.append(panel)
             panel.imshow(image, **options)
             panel.set_xticks([])
             panel.set_yticks([])
@@ -67,6 +71,7 @@ def main(path: Path) -> None:
             f"{found.evidence[i]:.2f} = {maps[i].sum():.2f} {found.absorbed_total[i]:+.2f}\n"
             f"adapters: {float(shares.overall[i]):.0%}", fontsize=7,
         )  # fmt: skip
+    colour_bar(figure, panels[1::2], end)
     bars = figure.add_subplot(grid[:, len(names) :])
     middle = shares.by_layer.nanmean(0).numpy()
     bars.barh(np.arange(len(middle)), middle, color="tab:blue", label="adapter")

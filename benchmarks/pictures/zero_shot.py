@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from drawing import colour_bar
 from torch import Tensor, nn
 
 import xai
@@ -92,6 +93,7 @@ def main(path: Path) -> None:
                 f"{found.evidence[i]:.1f} = {found.values[i].sum():.1f} "
                 f"{found.absorbed_total[i]:+.1f}; p = {found.original[i]:.2f}", fontsize=7,
             )  # fmt: skip
+        colour_bar(figure, row, end)
         row[0].set_ylabel(f"{anomaly!r}\nagainst\n'a photo of a {normal}'", fontsize=7)
     for panel in axes.ravel():
         panel.set_xticks([])

@@ -223,14 +223,10 @@ class Autoencoder(DeepDetector):
         fails, not which inputs made it fail. That is what relevance is for.
         """
         self._require_fitted()
-        x = self._rows(X)
-        self._require_shape(x)
         module = self.module_
         assert isinstance(module, AutoencoderScore)
-        with torch.no_grad(), evaluating(module):
-            parts = [module.residual(part) for part in x.split(AT_ONCE)]
-        residual: Array = (torch.cat(parts) ** 2).reshape(x.shape).numpy()
-        return residual
+        residual = self._mapped(X, module.residual)
+        return residual.reshape(len(residual), *self.input_shape_) ** 2
 
     def _composite(self, module: nn.Module) -> Any:
         return RULES

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuralize.errors import InputError
-from neuralize.inputs import require_finite
+from neuralize.inputs import as_rows
 
 Array = NDArray[Any]
 Aggregation = Literal["top", "max", "quantile", "mean"]
@@ -67,7 +67,7 @@ class Patches:
         """
         if isinstance(X, Sequence) and len(X) and all(np.ndim(entry) > 1 for entry in X):
             return cls._of_list(X, cases)
-        x = _numbers(X)
+        x = as_rows(X, what="patch")
         if cases is None:
             raise InputError(
                 "Expected the case of every patch, or a list with the patches of each case: a case "
@@ -84,7 +84,7 @@ class Patches:
 
     @classmethod
     def _of_list(cls, X: Sequence[Any], cases: Any) -> Patches:
-        parts = [_numbers(entry) for entry in X]
+        parts = [as_rows(entry, what="patch") for entry in X]
         shapes = {tuple(part.shape[1:]) for part in parts}
         if len(shapes) > 1:
             raise InputError(f"Expected patches of one shape in all cases, got {sorted(shapes)}.")
@@ -150,16 +150,3 @@ def check_rule(rule: str, share: float, quantile: float) -> None:
             f"Expected a share above 0 and at most 1, and a quantile from 0 to 1, got share={share}"
             f", quantile={quantile}."
         )
-
-
-def _numbers(X: Any) -> Tensor:
-    try:
-        array = X.detach().cpu().numpy() if isinstance(X, Tensor) else np.asarray(X)
-        wide = array.dtype if array.dtype in (np.float32, np.float64) else np.float64
-        x = torch.from_numpy(np.array(array, dtype=wide))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"Expected numbers, patches of equal shape; got: {error}") from error
-    if x.ndim < 2 or len(x) == 0:
-        raise InputError(f"Expected at least one patch (N, ...), got shape {tuple(x.shape)}.")
-    require_finite(x)
-    return x

@@ -188,11 +188,6 @@ class D2Neighbors(DeepDetector):
         self._left_out = (-pooled / g).numpy()
         return module, {"bank": list(bank.shape)}
 
-    def _training_scores(self, x: Tensor, y: Tensor | None) -> Any:
-        scores = self._left_out
-        del self._left_out
-        return scores
-
     def _empty(self, backbone: Any, bank: Sequence[int]) -> D2NeighborsScore:
         if self.p not in ORDERS or self.split not in SPLITS:
             raise InputError(

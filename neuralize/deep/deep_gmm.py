@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from neuralize.deep.autoencoder import Autoencoder
 from neuralize.deep.detector import Array, DeepDetector
+from neuralize.deep.embedding import embed
 from neuralize.deep.features import (
     Features,
     build_features,
-    encoded,
     encoder_rules,
     fit_features,
 )
@@ -117,10 +117,8 @@ class DeepGMM(DeepDetector):
 
     def encode(self, X: Any) -> Array:
         """Features ``(n, q)`` of rows, in float64."""
-        self._require_fitted()
-        x = self._rows(X)
-        self._require_shape(x)
-        features: Array = encoded(self.module_.features, x).double().numpy()
+        x = self._known_rows(X)
+        features: Array = embed(self.module_.features, x).double().numpy()
         return features
 
     def neuralized(self) -> Neuralized:
@@ -147,7 +145,7 @@ class DeepGMM(DeepDetector):
         encoder, config = fit_features(
             Autoencoder() if self.features is None else self.features, x, self.history_
         )
-        phi = encoded(encoder, x).double().numpy()
+        phi = embed(encoder, x).double().numpy()
         self.mixture_ = GaussianMixture(
             self.n_components, covariance_type=self.covariance_type, reg_covar=self.reg_covar,
             n_init=self.n_init, random_state=self.seed,

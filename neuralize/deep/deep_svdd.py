@@ -16,6 +16,7 @@ representation, of which ``phi_k z_k`` goes on into the network and ``-c_k z_k``
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from typing import Any, Literal
 
 import torch
@@ -144,8 +145,9 @@ class OneClassDetector(DeepDetector):
     pretraining: Training | None
     training: Training
 
+    @abstractmethod
     def _objective(self, module: SphereScore, y: Tensor | None) -> Objective:
-        raise NotImplementedError
+        """What is minimised, around the module's centre."""
 
     def _finish(self, module: SphereScore, objective: Objective) -> None:
         """Take over what the objective learned besides weights."""

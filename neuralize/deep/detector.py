@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -26,7 +26,7 @@ from neuralize.deep.score_network import ScoreNetwork
 from neuralize.deep.training import Training, seeded
 from neuralize.encoder import evaluating
 from neuralize.errors import CheckpointError, InputError, UnfittedModelError
-from neuralize.inputs import require_finite
+from neuralize.inputs import as_rows
 from neuralize.network import Neuralized
 
 Array = NDArray[Any]
@@ -105,8 +105,12 @@ class DeepDetector(BaseEstimator, ABC):
     def _training_scores(self, x: Tensor, y: Tensor | None) -> Array:
         """Scores ``(n,)`` that the threshold is a quantile of.
 
-        A detector that remembers its training rows scores each without itself.
+        A detector that remembers its training rows scores each without itself, and leaves these
+        scores as ``_left_out``.
         """
+        left_out: Array | None = self.__dict__.pop("_left_out", None)
+        if left_out is not None:
+            return left_out
         return self._scores(x[self._presumed_normal(y, len(x))])
 
     def _after(self, x: Tensor, y: Tensor | None) -> None:
@@ -133,7 +137,7 @@ class DeepDetector(BaseEstimator, ABC):
                 f"Expected contamination between 0 and 1, got {self.contamination}: it is the "
                 "share of the training rows that lies above the threshold."
             )
-        x = self._rows(X)
+        x = as_rows(X, np.float32)
         if len(x) < 2:
             raise InputError(f"Expected at least 2 rows to fit to, got {len(x)}.")
         labels = self._labels(y, len(x))
@@ -155,8 +159,7 @@ class DeepDetector(BaseEstimator, ABC):
 
     def decision_function(self, X: Any) -> Array:
         """Scores ``(n,)``; higher is more abnormal."""
-        self._require_fitted()
-        return self._scores(self._rows(X))
+        return self._mapped(X, lambda x: self.module_(x))
 
     def predict(self, X: Any) -> Array:
         """1 for outliers, 0 for others ``(n,)``, as in PyOD.
@@ -225,17 +228,30 @@ class DeepDetector(BaseEstimator, ABC):
                 f"{type(self).__name__} is not fitted yet. Call .fit(data) first."
             )
 
-    def _rows(self, X: Any) -> Tensor:
-        """Rows as float32, checked against what the detector was fitted on."""
-        try:
-            array = X.detach().cpu().numpy() if isinstance(X, Tensor) else np.asarray(X)
-            x = torch.from_numpy(np.array(array, dtype=np.float32))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"Expected numbers, rows of equal length; got: {error}") from error
-        if x.ndim < 2 or len(x) == 0:
-            raise InputError(f"Expected at least one row (n, ...), got shape {tuple(x.shape)}.")
-        require_finite(x)
+    def _known_rows(self, X: Any) -> Tensor:
+        """Rows as float32, of the shape and the columns the detector was fitted on."""
+        self._require_fitted()
+        names, columns = getattr(self, "feature_names_in_", None), getattr(X, "columns", None)
+        if names is not None and columns is not None and list(map(str, columns)) != list(names):
+            raise InputError(
+                f"Expected the columns {type(self).__name__} was fitted on, in their order: "
+                f"{_some(list(names))}; got {_some([str(column) for column in columns])}."
+            )
+        x = as_rows(X, np.float32)
+        self._require_shape(x)
         return x
+
+    def _mapped(
+        self, X: Any, of: Callable[[Tensor], Tensor], at_once: int = SCORED_AT_ONCE
+    ) -> Array:
+        """``of`` the rows, ``at_once`` input numbers together: something beside the score."""
+        return self._in_parts(self._known_rows(X), of, at_once)
+
+    def _in_parts(self, x: Tensor, of: Callable[[Tensor], Tensor], at_once: int) -> Array:
+        rows = max(1, at_once // max(1, x[0].numel()))
+        with torch.no_grad(), evaluating(self.module_):
+            found: Array = torch.cat([of(part) for part in x.split(rows)]).numpy()
+        return found
 
     def _require_shape(self, x: Tensor) -> None:
         if tuple(x.shape[1:]) != self.input_shape_:
@@ -246,11 +262,7 @@ class DeepDetector(BaseEstimator, ABC):
 
     def _scores(self, x: Tensor) -> Array:
         self._require_shape(x)
-        rows = max(1, SCORED_AT_ONCE // max(1, x[0].numel()))
-        with torch.no_grad(), evaluating(self.module_):
-            parts = [self.module_(part) for part in x.split(rows)]
-        scores: Array = torch.cat(parts).numpy()
-        return scores
+        return self._in_parts(x, self.module_, SCORED_AT_ONCE)
 
 
 def load_detector(path: Path | str, network: nn.Module | None = None) -> DeepDetector:

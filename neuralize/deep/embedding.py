@@ -15,12 +15,12 @@ INPUTS_AT_ONCE = 2**18
 
 
 def embed(encoder: nn.Module | None, x: Tensor) -> Tensor:
-    """Features ``(n, d)`` of ``x`` ``(n, ...)``; without an encoder ``x`` itself.
+    """Features ``(n, q)`` of ``x`` ``(n, ...)``; without an encoder ``x`` itself.
 
     Raises
     ------
     InputError
-        An encoder whose answer is not ``(n, d)``.
+        An encoder whose answer is not ``(n, q)``, or not finite.
 
     Examples
     --------
@@ -38,9 +38,11 @@ def embed(encoder: nn.Module | None, x: Tensor) -> Tensor:
         phi = torch.cat([encoder(part.clone()) for part in x.split(rows)])
     if phi.ndim != 2:
         raise InputError(
-            f"Expected features (n, d) from the encoder, got {tuple(phi.shape)}; end it with "
+            f"Expected features (n, q) from the encoder, got {tuple(phi.shape)}; end it with "
             "pooling or nn.Flatten()."
         )
+    if not bool(torch.isfinite(phi).all()):
+        raise InputError("The encoder's features are NaN or infinite for some rows.")
     return phi
 
 

@@ -30,7 +30,7 @@ from neuralize.deep.checkpoint import digest
 from neuralize.deep.detector import DeepDetector
 from neuralize.deep.ensemble_network import EnsembleNetwork
 from neuralize.errors import InputError, UnfittedModelError
-from neuralize.inputs import require_finite
+from neuralize.inputs import as_rows
 from neuralize.network import Neuralized
 
 Array = NDArray[Any]
@@ -272,20 +272,12 @@ class Ensemble(BaseEstimator):
 
     def _rows(self, X: Any, shape: tuple[int, ...] | None = None) -> Tensor:
         """Rows in their own precision, checked against what the ensemble was fitted on."""
-        try:
-            array = X.detach().cpu().numpy() if isinstance(X, Tensor) else np.asarray(X)
-            wide = array.dtype if array.dtype in (np.float32, np.float64) else np.float64
-            x = torch.from_numpy(np.array(array, dtype=wide))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"Expected numbers, rows of equal length; got: {error}") from error
-        if x.ndim < 2 or len(x) == 0:
-            raise InputError(f"Expected at least one row (n, ...), got shape {tuple(x.shape)}.")
+        x = as_rows(X)
         if shape is not None and tuple(x.shape[1:]) != shape:
             raise InputError(
                 f"Expected rows of shape {shape}, which Ensemble was fitted on, got "
                 f"{tuple(x.shape[1:])}."
             )
-        require_finite(x)
         return x
 
 

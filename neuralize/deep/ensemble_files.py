@@ -23,29 +23,12 @@ from neuralize.deep.checkpoint import WEIGHTS
 from neuralize.deep.detector import DeepDetector, load_detector
 from neuralize.deep.ensemble import Ensemble, network_of
 from neuralize.errors import CheckpointError
+from neuralize.harmless_types import HARMLESS
 
 FORMAT = 1
 MANIFEST = "ensemble.json"
 MADE_WITH = ("unsupervised-xai", "torch", "numpy", "scikit-learn", "skops")
 SUFFIX = {"detector": WEIGHTS, "skops": ".skops"}
-
-_PYOD = "copod.COPOD ecod.ECOD gmm.GMM hbos.HBOS kde.KDE knn.KNN kpca.KPCA kpca.PyODKernelPCA"
-_PYOD += " lof.LOF mcd.MCD ocsvm.OCSVM pca.PCA"
-
-HARMLESS = frozenset(
-    {
-        *(f"pyod.models.{name}" for name in _PYOD.split()),
-        "neuralize.svdd.SVDD",
-        "sklearn.metrics._dist_metrics.ChebyshevDistance64",
-        "sklearn.metrics._dist_metrics.EuclideanDistance64",
-        "sklearn.metrics._dist_metrics.ManhattanDistance64",
-        "sklearn.metrics._dist_metrics.MinkowskiDistance64",
-        "sklearn.neighbors._ball_tree.BallTree",
-        "sklearn.neighbors._kd_tree.KDTree",
-    }
-)
-"""Types that hold numbers only, beside those that skops knows itself. Trees of isolation forests
-are not among them: a crafted one can make scikit-learn read beyond its memory."""
 
 
 class MemberEntry(BaseModel):

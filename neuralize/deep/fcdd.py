@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralize.deep.confetti import Confetti
-from neuralize.deep.detector import SCORED_AT_ONCE, Array, DeepDetector
+from neuralize.deep.detector import Array, DeepDetector
 from neuralize.deep.fully_convolutional import (
     Backbone,
     FullyConvolutional,
@@ -43,7 +43,6 @@ from neuralize.deep.preprocessing import fit_preprocessing, inner_shape, preproc
 from neuralize.deep.receptive_field import receptive_field
 from neuralize.deep.training import Batches, Objective, Training, train
 from neuralize.deep.upsampling import GaussianUpsampling
-from neuralize.encoder import evaluating
 from neuralize.errors import InputError, TrainingWarning
 
 EPS = 1e-31
@@ -210,7 +209,7 @@ class FCDD(DeepDetector):
         self._require_fitted()
         module = self.module_
         assert isinstance(module, MapScore)
-        return self._maps(X, module.native_map)
+        return self._mapped(X, module.native_map)
 
     def anomaly_map(self, X: Any, sigma: float | None = None) -> Array:
         """``A'`` ``(n, h, w)``: the map at the size of the pictures.
@@ -228,19 +227,7 @@ class FCDD(DeepDetector):
         module = self.module_
         assert isinstance(module, MapScore)
         up = self._upsampling(module, sigma)
-        return self._maps(X, lambda x: up(module.native_map(x)))
-
-    def _maps(self, X: Any, of: Any) -> Array:
-        x = self._rows(X)
-        if tuple(x.shape[1:]) != self.input_shape_:
-            raise InputError(
-                f"Expected pictures of shape {self.input_shape_}, which the detector was fitted "
-                f"on, got {tuple(x.shape[1:])}."
-            )
-        rows = max(1, SCORED_AT_ONCE // x[0].numel())
-        with torch.no_grad(), evaluating(self.module_):
-            found: Array = torch.cat([of(part) for part in x.split(rows)]).numpy()
-        return found
+        return self._mapped(X, lambda x: up(module.native_map(x)))
 
     def _upsampling(self, module: MapScore, sigma: float | None = None) -> GaussianUpsampling:
         shape = inner_shape(self.input_shape_)

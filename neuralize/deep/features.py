@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from sklearn.base import clone
 from torch import Tensor, nn
 
@@ -17,14 +14,11 @@ from neuralize.deep.autoencoder import (
     VariationalScore,
 )
 from neuralize.deep.detector import DeepDetector
-from neuralize.encoder import evaluating
+from neuralize.deep.embedding import frozen
 from neuralize.errors import InputError
 
 Features = nn.Module | Autoencoder
 """What features are made by."""
-
-AT_ONCE = 256
-"""Rows encoded together when fitting."""
 
 
 class Codes(nn.Module):
@@ -59,18 +53,18 @@ def fit_features(
         if not hasattr(below, "module_"):
             below = clone(below).fit(x)
             history |= below.history_
-        score = copy.deepcopy(below.module_)
+        score = below.module_
         assert isinstance(score, AutoencoderScore)
         encoder: nn.Module = Codes(score)
         config = {"autoencoder": type(below).__name__, **below.config_}
     elif isinstance(features, nn.Module):
-        encoder, config = copy.deepcopy(features), {"autoencoder": None}
+        encoder, config = features, {"autoencoder": None}
     else:
         raise InputError(
             "Expected features: an nn.Module from rows to (n, q), or an Autoencoder, got "
             f"{type(features).__name__}."
         )
-    return encoder.eval().requires_grad_(False), config
+    return frozen(encoder), config
 
 
 def build_features(
@@ -96,25 +90,3 @@ def build_features(
 def encoder_rules(features: nn.Module) -> Any:
     """Rules for the encoder where the caller names none: an autoencoder's own, or None."""
     return RULES if isinstance(features, Codes) else None
-
-
-def encoded(encoder: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Features ``(n, q)`` of rows, a few at a time.
-
-    Raises
-    ------
-    InputError
-        Features that are not ``(n, q)``, or not finite.
-    """
-    module = encoder if isinstance(encoder, nn.Module) else None
-    with torch.no_grad(), evaluating(module):
-        parts = [encoder(part) for part in x.split(AT_ONCE)]
-    phi = torch.cat(parts)
-    if phi.ndim != 2:
-        raise InputError(
-            f"Expected features (n, q) from the encoder, got {tuple(phi.shape)}; end it with "
-            "pooling or nn.Flatten()."
-        )
-    if not bool(torch.isfinite(phi).all()):
-        raise InputError("The encoder's features are NaN or infinite for some rows.")
-    return phi

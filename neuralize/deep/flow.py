@@ -31,10 +31,10 @@ import torch
 from torch import Tensor, nn
 
 from neuralize.deep.detector import DeepDetector
+from neuralize.deep.embedding import embed
 from neuralize.deep.features import (
     Features,
     build_features,
-    encoded,
     encoder_rules,
     fit_features,
 )
@@ -275,7 +275,7 @@ class RealNVP(DeepDetector):
         encoder: nn.Module = nn.Identity()
         if self.features is not None:
             encoder, config["features"] = fit_features(self.features, x, self.history_)
-            x = encoded(encoder, x)
+            x = embed(encoder, x)
         elif x.ndim != 2:
             raise InputError(
                 f"Expected rows (n, d), got {tuple(x.shape)}; for pictures give an encoder: "

@@ -11,6 +11,7 @@ What must not happen is that the exposed rows are normal ones: they would be pus
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -69,6 +70,8 @@ class ExposedDetector(DeepDetector):
 
     overlapping_: NDArray[Any]
 
+    # These two are for _train; a subclass that trains in its own way has no use for them.
+
     def _module(self, steps: nn.Module, network: nn.Module) -> nn.Module:
         """The decision: rows to scores ``(n,)``."""
         raise NotImplementedError
@@ -77,8 +80,9 @@ class ExposedDetector(DeepDetector):
         """Loss of what the network returns ``(n, q)``, and of the labels."""
         raise NotImplementedError
 
+    @abstractmethod
     def _probability(self, score: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What the objective takes for the probability of an outlier, from scores ``(n,)``."""
 
     def _width(self) -> int | None:
         """Width of a named network's representation; its own when None."""

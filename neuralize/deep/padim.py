@@ -127,11 +127,6 @@ class PaDiM(PatchDetector):
         config = {"gaussians": list(module.center.shape), "patch_threshold": module.patch_threshold}
         return module, config
 
-    def _training_scores(self, x: Tensor, y: Tensor | None) -> Any:
-        scores = self._left_out
-        del self._left_out
-        return scores
-
     def _gaussians(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Precisions ``(P, d, d)`` of ``z`` ``(n, P, d)``, and distances of rows left out.
 

@@ -114,7 +114,13 @@ class PatchDetector(DeepDetector):
 
     def patch_scores(self, X: Any) -> Array:
         """Scores of the patches on their grid, ``(n, h, w)`` of the finest layer."""
-        return self._mapped(X, lambda module, part: module.score_map(part))
+        self._require_fitted()
+        return self._mapped(X, self._map_of(), PICTURES_AT_ONCE)
+
+    def _map_of(self) -> Callable[[Tensor], Tensor]:
+        module = self.module_
+        assert isinstance(module, PatchMap)
+        return module.score_map
 
     def anomaly_map(self, X: Any, sigma: float = 4.0) -> Array:
         """The native map: patch scores resized to the pictures, and smoothed, ``(n, h, w)``.
@@ -126,23 +132,16 @@ class PatchDetector(DeepDetector):
         sigma
             Of the Gaussian, in pixels; 0 for none.
         """
+        self._require_fitted()
+        score_map = self._map_of()
 
-        def smooth(module: PatchMap, part: Tensor) -> Tensor:
+        def smooth(part: Tensor) -> Tensor:
             size = tuple(part.shape[-2:])
-            wide = F.interpolate(module.score_map(part).unsqueeze(1), size=size, mode="bilinear",
+            wide = F.interpolate(score_map(part).unsqueeze(1), size=size, mode="bilinear",
                                  align_corners=False)  # fmt: skip
             return gaussian_blur(wide, sigma).squeeze(1)
 
-        return self._mapped(X, smooth)
-
-    def _mapped(self, X: Any, f: Callable[[Any, Tensor], Tensor]) -> Array:
-        self._require_fitted()
-        x = self._rows(X)
-        self._require_shape(x)
-        rows = max(1, PICTURES_AT_ONCE // max(1, x[0].numel()))
-        with torch.no_grad(), evaluating(self.module_):
-            found: Array = torch.cat([f(self.module_, part) for part in x.split(rows)]).numpy()
-        return found
+        return self._mapped(X, smooth, PICTURES_AT_ONCE)
 
     def neuralized(self, pool: Pool = "max", stiffness: float = math.inf) -> ScoreNetwork:
         """The network equal to the decision, or to the sum of the map.

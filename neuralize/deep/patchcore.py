@@ -172,11 +172,6 @@ class PatchCore(PatchDetector):
         config = {"bank": [len(chosen), width], "patch_threshold": module.patch_threshold}
         return module, config
 
-    def _training_scores(self, x: Tensor, y: Tensor | None) -> Any:
-        scores = self._left_out
-        del self._left_out
-        return scores
-
     def _without(self, module: PatchCoreScore, bank: Tensor, z: Tensor) -> tuple[Any, Any]:
         """Score and patch scores of ``z`` ``(1, P, D)`` with another bank."""
         whole, module.bank = module.bank, bank

@@ -189,7 +189,8 @@ class ResidualAdaptation(ExposedDetector):
             raise InputError("method='penalty' has no adapters: there is nothing to tell apart.")
         lrp = LRP(module, composite or self._composite(module))
         rows = max(1, 2**18 // torch.Size(self.input_shape_).numel())
-        found = torch.cat([_shares(lrp, convs, part) for part in self._rows(X).split(rows)], 2)
+        parts = self._known_rows(X).split(rows)
+        found = torch.cat([_shares(lrp, convs, part) for part in parts], 2)
         return AdaptationShares(
             tuple(name.removeprefix("network.encoder.") for name in convs), *found.flatten(0, 1)
         )

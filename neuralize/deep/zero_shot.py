@@ -34,8 +34,8 @@ from neuralize.deep.checkpoint import digest
 from neuralize.deep.detector import DeepDetector
 from neuralize.deep.preprocessing import Standardize
 from neuralize.deep.score_network import ScoreNetwork
-from neuralize.encoder import evaluating
 from neuralize.errors import InputError
+from neuralize.inputs import as_rows
 from neuralize.score_map import ScoreMap
 
 TextEncoder = Callable[[list[str]], Tensor]
@@ -232,7 +232,7 @@ class ZeroShot(DeepDetector):
         self._check(X)
         self.input_shape_ = tuple(map(int, self.input_shape))
         self.history_ = {}
-        x = None if X is None else self._rows(X)
+        x = None if X is None else as_rows(X, np.float32)
         self.module_, self.config_ = self._train(torch.zeros(1, *self.input_shape_), None)
         self.threshold_, self.data_sha256_ = 0.0, ""
         if x is not None:
@@ -272,13 +272,7 @@ class ZeroShot(DeepDetector):
         self._require_fitted()
         module = self.module_
         assert isinstance(module, ZeroShotScore)
-        x = self._rows(X)
-        self._require_shape(x)
-        with torch.no_grad(), evaluating(module):
-            return torch.cat([module.logits(part) for part in x.split(self._rows_at_once())])
-
-    def _rows_at_once(self) -> int:
-        return max(1, 2**20 // torch.Size(self.input_shape_).numel())
+        return torch.from_numpy(self._mapped(X, module.logits))
 
     def _check(self, X: Any) -> None:
         if not self.prompts_[:-1] or not all(isinstance(p, str) and p for p in self.prompts_):

@@ -24,12 +24,12 @@ import torch
 
 from neuralize.deep.binary import BinaryClassifier
 from neuralize.deep.deep_svdd import DeepSVDD
-from neuralize.deep.detector import DeepDetector, load_strictly
+from neuralize.deep.detector import DeepDetector
 from neuralize.deep.hypersphere import HypersphereClassifier
-from neuralize.deep.readers.assemble import Source, assemble
+from neuralize.deep.readers.assemble import Source
 from neuralize.deep.readers.content import State, sizes, state_of
 from neuralize.deep.readers.given import Given
-from neuralize.deep.readers.lenet import complete, plan_of, row_shape
+from neuralize.deep.readers.lenet import placed, plan_of
 from neuralize.deep.readers.ruff import sphere
 from neuralize.errors import CheckpointError, InputError
 
@@ -80,22 +80,8 @@ def exposed(state: State, given: Given, source: Source) -> DeepDetector:
             state = multiplied_out(state, source)
     else:
         detector = HypersphereClassifier(preprocessing=given.preprocessing)
-    config: dict[str, Any] = {"preprocessing": given.preprocessing, "network": "custom"}
-    names = None
-    if given.network is not None:
-        if given.input_shape is None:
-            raise InputError("A network of your own needs input_shape=, the shape of one row.")
-        shape = given.input_shape
-        detector.network = given.network
-    else:
-        plan = plan_of(state, given, source)
-        config["network"] = plan.architecture.model_dump(mode="json")
-        shape = row_shape(plan.architecture.input_shape, given)
-        state, names = complete(state, plan), plan.names
-        detector.network = plan.architecture
-    module: Any = assemble(detector, config, shape, given, source)
-    given.fill(module.preprocessing, shape)
-    load_strictly(module.network, state, source.path, names)
+    plan = None if given.network is not None else plan_of(state, given, source)
+    placed(detector, {}, state, plan, given, source)
     return detector
 
 

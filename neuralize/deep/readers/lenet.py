@@ -12,11 +12,13 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from neuralize.deep.cbam_resnet import REDUCTION
-from neuralize.deep.networks import Architecture
+from neuralize.deep.detector import load_strictly
+from neuralize.deep.networks import Architecture, as_json
 from neuralize.deep.preprocessing import inner_shape
-from neuralize.deep.readers.assemble import Source
+from neuralize.deep.readers.assemble import Source, assemble
 from neuralize.deep.readers.content import State, count, sizes
 from neuralize.deep.readers.given import Given
 from neuralize.errors import CheckpointError, InputError
@@ -61,6 +63,37 @@ def complete(state: State, plan: Plan) -> State:
         if ours.endswith("num_batches_tracked") and theirs not in state
     }
     return state | counters
+
+
+def placed(
+    detector: Any, config: dict[str, Any], state: State, plan: Plan | None, given: Given,
+    source: Source,
+) -> nn.Module:  # fmt: skip
+    """The detector's scoring module with these weights in its network.
+
+    ``plan`` is that of the file's network; None for a network of the user's own.
+
+    Raises
+    ------
+    CheckpointError, InputError
+        Weights or a shape of one row that do not fit.
+    """
+    names = None
+    config = {"preprocessing": given.preprocessing, "network": "custom", **config}
+    if plan is None:
+        if given.input_shape is None:
+            raise InputError("A network of your own needs input_shape=, the shape of one row.")
+        shape = given.input_shape
+        detector.network = given.network
+    else:
+        config["network"] = as_json(plan.architecture)
+        shape = row_shape(plan.architecture.input_shape, given)
+        state, names = complete(state, plan), plan.names
+        detector.network = plan.architecture
+    module: Any = assemble(detector, config, shape, given, source)
+    given.fill(module.preprocessing, shape)
+    load_strictly(module.network, state, source.path, names)
+    return module  # type: ignore[no-any-return]
 
 
 def row_shape(state_shape: tuple[int, ...], given: Given) -> tuple[int, ...]:

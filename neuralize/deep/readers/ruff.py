@@ -17,12 +17,11 @@ from torch import Tensor
 
 from neuralize.deep.deep_sad import DeepSAD
 from neuralize.deep.deep_svdd import DeepSVDD, SphereScore
-from neuralize.deep.detector import load_strictly
-from neuralize.deep.readers.assemble import Source, assemble
+from neuralize.deep.readers.assemble import Source
 from neuralize.deep.readers.content import State, state_of
 from neuralize.deep.readers.given import Given
-from neuralize.deep.readers.lenet import complete, plan_of, row_shape
-from neuralize.errors import CheckpointError, InputError
+from neuralize.deep.readers.lenet import placed, plan_of
+from neuralize.errors import CheckpointError
 
 USES = ("network", "input_shape", "normalize", "contrast", "units", "activation", "threshold")
 
@@ -61,33 +60,14 @@ def sphere(
     detector: DeepSVDD | DeepSAD, state: State, center: Tensor, given: Given, source: Source
 ) -> SphereScore:
     """The scoring module of a detector, with weights and centre."""
-    config: dict[str, Any] = {
-        "preprocessing": given.preprocessing,
-        "network": "custom",
-        "rep_dim": len(center),
-    }
-    names = None
-    if given.network is not None:
-        if given.input_shape is None:
-            raise InputError("A network of your own needs input_shape=, the shape of one row.")
-        shape = given.input_shape
-        detector.network = given.network
-    else:
-        plan = plan_of(state, given, source)
-        width = plan.architecture.rep_dim
-        if len(center) != width:
-            raise CheckpointError(
-                f"{source.path}: expected a centre of {width} numbers, as wide as the network's "
-                f"representation, got {len(center)}."
-            )
-        config["network"] = plan.architecture.model_dump(mode="json")
-        shape = row_shape(plan.architecture.input_shape, given)
-        state, names = complete(state, plan), plan.names
-        detector.network = plan.architecture
-    module = assemble(detector, config, shape, given, source)
+    plan = None if given.network is not None else plan_of(state, given, source)
+    if plan is not None and len(center) != plan.architecture.rep_dim:
+        raise CheckpointError(
+            f"{source.path}: expected a centre of {plan.architecture.rep_dim} numbers, as wide as "
+            f"the network's representation, got {len(center)}."
+        )
+    module = placed(detector, {"rep_dim": len(center)}, state, plan, given, source)
     assert isinstance(module, SphereScore)
-    given.fill(module.preprocessing, shape)
-    load_strictly(module.network, state, source.path, names)
     module.center.copy_(center)
     return module
 

@@ -11,6 +11,7 @@ from neuralize.deep import DeepSAD, DeepSVDD
 from tests.neuralize.cases.data import Cases, load
 from tests.neuralize.cases.deep_base import SHORT, deep_subject, fitted, weights_of
 from tests.neuralize.oracles.base import Oracle, Shares
+from tests.neuralize.oracles.dense import DenseNetwork
 from tests.subject import Array, Subject
 
 
@@ -20,45 +21,21 @@ class DenseSphere(Oracle):
     def __init__(self, net: Any) -> None:
         w = weights_of(net)
         self.center, self.radius = w["center"], float(w["radius_squared"])
-        self.mean, self.std = w["preprocessing.0.mean"], w["preprocessing.0.std"]
-        self.layers = []
-        depth = sum(name.endswith(".weight") for name in w)
-        for i in range(depth):
-            matrix, offset = w[f"network.dense.{i}.weight"], np.zeros(1)
-            if f"network.norms.{i}.running_mean" in w:
-                scale = 1 / np.sqrt(w[f"network.norms.{i}.running_var"] + 1e-4)
-                offset = -scale * w[f"network.norms.{i}.running_mean"]
-                matrix = scale[:, None] * matrix
-            self.layers.append((matrix, offset * np.ones(len(matrix))))
-
-    def _pass(self, x: Array) -> tuple[Array, list[Array]]:
-        a, slopes = (x - self.mean) / self.std, []
-        for i, (matrix, offset) in enumerate(self.layers):
-            z = a @ matrix.T + offset
-            slope = np.ones_like(z) if i == len(self.layers) - 1 else np.where(z > 0, 1.0, 0.01)
-            slopes.append(slope)
-            a = z * slope
-        return a, slopes
+        self.network = DenseNetwork(w)
 
     def evidence(self, x: Array) -> Array:
-        phi, _ = self._pass(x)
+        phi, _ = self.network.forward(x)
         return ((phi - self.center) ** 2).sum(1) - self.radius
 
     def relevance(self, x: Array, target: Array | None) -> Shares:
-        phi, slopes = self._pass(x)
+        phi, slopes = self.network.forward(x)
         # o = sum_k z_k^2 - R^2 with z = phi - c; what z_k^2 is made of is linear in phi
         z = phi - self.center
-        scale = np.ones(len(x))
-        absorbed = {"center": -(z * self.center).sum(1)}
+        values, bias = self.network.back(x, z, slopes)
+        absorbed = {"center": -(z * self.center).sum(1), "bias": bias}
         if self.radius:
             absorbed["radius_squared"] = np.full(len(x), -self.radius)
-        bias, force = np.zeros(len(x)), z * scale[:, None]
-        for (matrix, offset), slope in zip(reversed(self.layers), reversed(slopes), strict=True):
-            force = force * slope
-            bias += force @ offset
-            force = force @ matrix
-        absorbed["bias"] = bias
-        return Shares(force * (x - self.mean) / self.std, absorbed)
+        return Shares(values, absorbed)
 
 
 def svdd(name: str, **options: Any) -> Subject:

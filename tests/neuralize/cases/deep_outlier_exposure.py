@@ -12,6 +12,7 @@ from neuralize.deep.outlier_exposure import ExposedDetector
 from tests.neuralize.cases.data import Cases, load
 from tests.neuralize.cases.deep_base import SHORT, deep_subject, weights_of
 from tests.neuralize.oracles.base import Oracle, Shares
+from tests.neuralize.oracles.dense import DenseNetwork
 from tests.subject import Array, Subject
 
 
@@ -19,29 +20,7 @@ class DenseExposed(Oracle):
     """A multilayer perceptron with biases, and a head; LRP-0 as accumulated weights."""
 
     def __init__(self, net: Any, head: str) -> None:
-        w = weights_of(net)
-        self.head = head
-        self.mean, self.std = w["preprocessing.0.mean"], w["preprocessing.0.std"]
-        self.layers = []
-        depth = sum(name.startswith("network.dense.") for name in w) // 2
-        for i in range(depth):
-            matrix, offset = w[f"network.dense.{i}.weight"], w[f"network.dense.{i}.bias"]
-            if f"network.norms.{i}.weight" in w:
-                norm = {k: w[f"network.norms.{i}.{k}"] for k in
-                        ("weight", "bias", "running_mean", "running_var")}  # fmt: skip
-                scale = norm["weight"] / np.sqrt(norm["running_var"] + 1e-4)
-                offset = scale * (offset - norm["running_mean"]) + norm["bias"]
-                matrix = scale[:, None] * matrix
-            self.layers.append((matrix, offset))
-
-    def _pass(self, x: Array) -> tuple[Array, list[Array]]:
-        a, slopes = (x - self.mean) / self.std, []
-        for i, (matrix, offset) in enumerate(self.layers):
-            z = a @ matrix.T + offset
-            slope = np.ones_like(z) if i == len(self.layers) - 1 else np.where(z > 0, 1.0, 0.01)
-            slopes.append(slope)
-            a = z * slope
-        return a, slopes
+        self.head, self.network = head, DenseNetwork(weights_of(net))
 
     def _head(self, phi: Array) -> tuple[Array, Array]:
         """The score, and what one unit of ``phi_k`` holds of it: ``R_k = phi_k * that``."""
@@ -54,20 +33,16 @@ class DenseExposed(Oracle):
         return h, (h / s)[:, None] * phi
 
     def evidence(self, x: Array) -> Array:
-        return self._head(self._pass(x)[0])[0]
+        return self._head(self.network.forward(x)[0])[0]
 
     def relevance(self, x: Array, target: Array | None) -> Shares:
-        phi, slopes = self._pass(x)
-        force, bias = self._head(phi)[1], np.zeros(len(x))
-        for (matrix, offset), slope in zip(reversed(self.layers), reversed(slopes), strict=True):
-            force = force * slope
-            bias += force @ offset
-            force = force @ matrix
-        return Shares(force * (x - self.mean) / self.std, {"bias": bias})
+        phi, slopes = self.network.forward(x)
+        values, bias = self.network.back(x, self._head(phi)[1], slopes)
+        return Shares(values, {"bias": bias})
 
     def kink(self, x: Array, target: Array | None) -> Array:
         """A representation of L1 that has a zero has no derivative there."""
-        phi = np.abs(self._pass(x)[0])
+        phi = np.abs(self.network.forward(x)[0])
         return phi.min(1) / phi.max(1) if self.head == "l1" else np.full(len(x), np.inf)
 
 

@@ -231,3 +231,12 @@ def test_an_architecture_of_ones_own_is_stored_with_both_trainings(tmp_path: Pat
     np.testing.assert_array_equal(again.decision_function(rows()), model.decision_function(rows()))
     with pytest.raises(InputError, match="architecture for rows of shape"):
         clone(model).fit(rows(d=4))
+
+
+def test_columns_in_another_order_are_not_scored_as_if_they_were_in_theirs() -> None:
+    frame = pd.DataFrame(rows(), columns=list("abcde"))
+    detector = DeepSVDD(training=SHORT).fit(frame)
+    with pytest.raises(InputError, match="in their order: a, b, c, d, e; got e, d, c, b, a"):
+        detector.decision_function(frame[list("edcba")])
+    plain = detector.decision_function(frame.to_numpy())
+    np.testing.assert_array_equal(detector.decision_function(frame), plain)

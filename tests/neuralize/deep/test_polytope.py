@@ -165,7 +165,7 @@ def test_saved_and_loaded(tmp_path: Path, encoder: nn.Module | None) -> None:
         ({"rank": 100}, None, "pass through it"),
         ({"threshold": 1.0}, None, "threshold"),
         ({"preprocessing": "whiten"}, None, "preprocessing"),
-        ({"features": nn.Unflatten(1, (2, 2))}, None, "features \\(n, d\\)"),
+        ({"features": nn.Unflatten(1, (2, 2))}, None, "features \\(n, q\\)"),
         ({"features": "resnet"}, None, "nn.Module"),
         ({}, np.zeros(3, dtype=int), "class"),
         ({}, np.zeros(150), "whole number"),
