@@ -6,7 +6,7 @@ in one go. Cells of one image lie together, images of one patient too; edges sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -271,6 +271,54 @@ class CellGraph:
             pos=torch.from_numpy(self.positions),
             batch=torch.from_numpy(self.images),
         )
+
+
+def each_patient(graph: CellGraph) -> Iterator[tuple[slice, CellGraph]]:
+    """Patient by patient: which cells, and their graph; one pass over the edges for all.
+
+    Examples
+    --------
+    >>> cells = CellGraph(np.zeros((3, 2)), np.zeros(3, int), ("a",), np.array([0, 1, 2]),
+    ...                   ("1", "2", "3"), ("p", "p", "q"))
+    >>> [(part.start, part.stop, len(one)) for part, one in each_patient(cells)]
+    [(0, 2, 2), (2, 3, 1)]
+    """
+    cells = np.cumsum([0, *np.add.reduceat(graph.cells_per_image, _firsts(graph))]).tolist()
+    images = np.cumsum([0, *graph.images_per_patient]).tolist()
+    edges = graph.edges
+    if edges is not None:
+        whose = np.searchsorted(cells, edges[0], "right")
+        if (np.diff(whose) < 0).any():
+            edges = edges[:, np.argsort(whose, kind="stable")]
+            whose.sort()
+        cuts = np.searchsorted(whose, np.arange(1, len(cells) + 1))
+
+    def of(values: Array | None, part: slice) -> Array | None:
+        return None if values is None else values[part]
+
+    for k in range(len(cells) - 1):
+        part, some = slice(cells[k], cells[k + 1]), slice(images[k], images[k + 1])
+        yield (
+            part,
+            replace(
+                graph,
+                positions=graph.positions[part],
+                phenotypes=graph.phenotypes[part],
+                images=graph.images[part] - images[k],
+                image_names=graph.image_names[some],
+                patients=graph.patients[some],
+                edges=None if edges is None else edges[:, cuts[k] : cuts[k + 1]] - cells[k],
+                features=of(graph.features, part),
+                regions=of(graph.regions, part),
+                cell_ids=of(graph.cell_ids, part),
+            ),
+        )
+
+
+def _firsts(graph: CellGraph) -> Array:
+    """The first image of every patient."""
+    starts: Array = np.cumsum([0, *graph.images_per_patient[:-1]])
+    return starts
 
 
 def concatenated(graphs: Sequence[CellGraph]) -> CellGraph:

@@ -269,6 +269,7 @@ class CellGraphNet(nn.Module):
                 sizes = tuple(map(block.pool.kept, sizes))
             h = waypoint(h, "layer", number, cells)
             read = readout(waypoint(h, "readout", number, cells), sizes, self.config.readouts)
+            read = waypoint(read, "read", number)
             total = read if total is None else total + read
         assert total is not None
         return total
@@ -319,12 +320,16 @@ class Block(nn.Module):
         return y
 
 
+class ConvLinear(nn.Linear):
+    """A linear map inside a convolution: composites give it another rule than the head."""
+
+
 class GIN(nn.Module):
     """``mlp((A + I) h)`` (Xu et al., How powerful are graph neural networks, ICLR 2019)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(ConvLinear(width, width), nn.ReLU(), ConvLinear(width, width))
 
     def forward(self, h: Tensor, adjacency: Adjacency, cells: Tensor | None = None) -> Tensor:
         y: Tensor = self.mlp(aggregate(h, adjacency.with_self_loops(), cells))
@@ -336,7 +341,7 @@ class GCN(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, width)
+        self.linear = ConvLinear(width, width)
 
     def forward(self, h: Tensor, adjacency: Adjacency, cells: Tensor | None = None) -> Tensor:
         y: Tensor = self.linear(aggregate(h, adjacency.symmetric(), cells))
@@ -348,7 +353,7 @@ class SAGE(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(2 * width, width)
+        self.linear = ConvLinear(2 * width, width)
 
     def forward(self, h: Tensor, adjacency: Adjacency, cells: Tensor | None = None) -> Tensor:
         y: Tensor = self.linear(torch.cat([aggregate(h, adjacency.mean(), cells), h], -1))

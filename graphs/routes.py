@@ -36,8 +36,8 @@ ACROSS = "across parts"
 OFF = "off route"
 
 Waypoint = tuple[str, int]
-"""``("layer", l)``: features after layer ``l`` (0: the encoder); ``("readout", l)``: what is read
-from them."""
+"""``("layer", l)``: cells after layer ``l`` (0: the encoder); ``("readout", l)``: the cells as they
+are read out there; ``("read", l)``: the images' readouts."""
 
 
 @dataclass
