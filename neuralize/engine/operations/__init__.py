@@ -7,7 +7,9 @@ from neuralize.engine.operations import (
     normalization,
     pooling,
     products,
+    scatter,
     views,
 )
 
-__all__ = ["affine", "attention", "elementwise", "normalization", "pooling", "products", "views"]
+__all__ = ["affine", "attention", "elementwise", "normalization", "pooling", "products", "scatter",
+           "views"]  # fmt: skip
