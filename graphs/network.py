@@ -112,7 +112,7 @@ def _covariates(table: Any, patients: Sequence[str], names: Sequence[str]) -> An
             f"Expected covariates of patient {absent[0]!r}, which has images ({len(absent)} such "
             "patients); the table's index must hold the patients' names."
         )
-    found = by_name.loc[list(patients), list(names)].to_numpy(np.float32)
+    found = by_name.loc[list(patients), list(names)].to_numpy(np.float32, copy=True)
     if not np.isfinite(found).all():
         row, column = np.argwhere(~np.isfinite(found))[0]
         raise InputError(
