@@ -29,10 +29,11 @@ from graphs.network import ConvLinear, GraphInput, graph_input
 from graphs.partition import Partition, grid_partition
 from graphs.relevance import GraphRelevance, averaged
 from graphs.routes import Route, following
-from neuralize.composites import Composite
+from neuralize.composites import AVERAGES, Composite
+from neuralize.engine.operations.elementwise import SumKind
 from neuralize.errors import InputError
 from neuralize.lrp import LRP
-from neuralize.rules.named import Epsilon, Gamma
+from neuralize.rules.named import Epsilon, Gamma, Norm
 
 Array = np.ndarray
 
@@ -50,7 +51,11 @@ def graph_composite(gamma: float = 0.25, epsilon: float = 1e-6) -> Composite:
     """
     return Composite(
         f"GraphGamma({gamma:g})",
-        ((ConvLinear, Gamma(gamma, epsilon)), (nn.Linear, Epsilon(epsilon))),
+        (
+            (ConvLinear, Gamma(gamma, epsilon)),
+            (nn.Linear, Epsilon(epsilon)),
+            ((SumKind, *AVERAGES, nn.BatchNorm2d), Norm(epsilon)),
+        ),
     )
 
 
