@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graphs.pyg import ConvComposite, explain_pyg, pyg_composite, required_pyg
-from graphs.pyg_layers import CENTRE
+from graphs.pyg.layers import CENTRE
 from graphs.routes import ACROSS
 from neuralize.composites import Composite
 from neuralize.engine.operations.elementwise import SumKind
