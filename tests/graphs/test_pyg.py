@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -97,7 +98,7 @@ def selected(pool: Any, h: Tensor, g: oracle.Graph, batch: Tensor) -> tuple[Tens
     for k in range(int(batch.max()) + 1):
         mine = (batch == k).nonzero().flatten()
         best = sorted(mine.tolist(), key=lambda i: -float(score[i]))
-        kept += best[: -(-len(mine) // 2)]
+        kept += best[: math.ceil(pool.ratio * len(mine))]
     return torch.tensor(kept), score[kept]
 
 
@@ -154,6 +155,7 @@ VARIANTS: dict[str, Callable[[], Net]] = {
     "LayerNorm of nodes": lambda: Net("SAGE", norm=pyg.nn.LayerNorm(H, mode="node")),
     "TopK": lambda: Net("GCN", pool=pyg.nn.TopKPooling(H, 0.5)),
     "TopK, GIN, norm": lambda: Net("GIN", pyg.nn.BatchNorm(H), pyg.nn.TopKPooling(H, 0.5)),
+    "TopK of all, in another order": lambda: Net("GCN", pool=pyg.nn.TopKPooling(H, 0.99)),
     "SAG": lambda: Net("SAGE", pool=pyg.nn.SAGPooling(H, 0.5)),
     "jump cat": lambda: Net("GIN", jump="cat"),
     "jump max": lambda: Net("SAGE", jump="max"),
