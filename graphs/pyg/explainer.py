@@ -177,34 +177,19 @@ class LRPExplainer(ExplainerAlgorithm):  # type: ignore[misc, unused-ignore]
                     )
                 weights[:, torch.arange(output.shape[1]) != self.output] = 0.0
             return weights
-        labels = self._labels(target, output)[rows]
-        if mode == ModelMode.binary_classification:
-            if output.ndim == 2 and output.shape[1] != 1:
-                raise InputError(
-                    f"Expected one logit per row of a binary model, got {output.shape[1]}."
-                )
+        binary = mode == ModelMode.binary_classification
+        if binary and output.ndim == 2 and output.shape[1] != 1:
+            raise InputError(
+                f"Expected one logit per row of a binary model, got {output.shape[1]}."
+            )
+        if not binary and output.ndim != 2:
+            raise InputError(f"Expected scores (m, K) of classes, got {tuple(output.shape)}.")
+        labels = _labels(target, len(output), 2 if binary else output.shape[1])[rows]
+        if binary:
             weights.view(-1)[rows] = (2 * labels - 1).to(weights.dtype)
             return weights
-        if output.ndim != 2:
-            raise InputError(f"Expected scores (m, K) of classes, got {tuple(output.shape)}.")
         weights[rows, labels] = 1.0
         return weights
-
-    def _labels(self, target: Tensor, output: Tensor) -> Tensor:
-        binary = self.model_config.mode == ModelMode.binary_classification
-        classes = 2 if binary else output.shape[-1]
-        labels = target.reshape(-1)
-        whole = not labels.is_floating_point() or bool((labels == labels.round()).all())
-        if (
-            len(labels) != len(output)
-            or not whole
-            or bool(((labels < 0) | (labels >= classes)).any())
-        ):
-            raise InputError(
-                f"Expected targets ({len(output)},) among {classes} classes, got "
-                f"{tuple(target.shape)} with values up to {float(labels.max()):g}."
-            )
-        return labels.long()
 
     def _scaled(self, mask: Tensor) -> Tensor:
         if self.masks == "signed":
@@ -212,6 +197,18 @@ class LRPExplainer(ExplainerAlgorithm):  # type: ignore[misc, unused-ignore]
         positive = mask.clamp(min=0)
         top = positive.max() if positive.numel() else positive.sum()
         return positive / top if float(top) > 0 else positive
+
+
+def _labels(target: Tensor, m: int, classes: int) -> Tensor:
+    """Class of every row of the output ``(m,)``."""
+    labels = target.reshape(-1)
+    whole = not labels.is_floating_point() or bool((labels == labels.round()).all())
+    if len(labels) != m or not whole or bool(((labels < 0) | (labels >= classes)).any()):
+        raise InputError(
+            f"Expected targets ({m},) of classes 0 to {classes - 1}, got {tuple(target.shape)} "
+            f"from {float(labels.min()):g} to {float(labels.max()):g}."
+        )
+    return labels.long()
 
 
 def _per(values: Tensor, kind: MaskType) -> Tensor:
