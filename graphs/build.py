@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 from scipy.spatial import Delaunay, QhullError, cKDTree
+from tqdm import tqdm
 
 from graphs.cell_graph import Array, CellGraph, Unit
 from neuralize.errors import InputError
@@ -27,6 +28,7 @@ def knn_graph(
     *,
     unit: Unit = "um",
     workers: int = -1,
+    progress: bool = True,
 ) -> CellGraph:
     """Joins every cell to its ``k`` nearest of the same image.
 
@@ -46,6 +48,8 @@ def knn_graph(
         Of ``max_edge``. Cells in pixels refuse micrometres; say ``"px"`` to mean pixels.
     workers
         Threads of the search in large images; -1 for all cores.
+    progress
+        A bar over the images, if it takes longer than two seconds.
 
     Raises
     ------
@@ -88,10 +92,12 @@ def knn_graph(
         senders = np.broadcast_to(numbers, near.shape)[near]
         return np.stack([senders, found[other].reshape(n, wanted)[near]])
 
-    return graph.with_edges(_by_image(graph, nearest))
+    return graph.with_edges(_by_image(graph, nearest, "nearest cells", progress))
 
 
-def radius_graph(graph: CellGraph, radius: float, *, unit: Unit = "um") -> CellGraph:
+def radius_graph(
+    graph: CellGraph, radius: float, *, unit: Unit = "um", progress: bool = True
+) -> CellGraph:
     """Joins cells of an image that are at most ``radius`` apart.
 
     Parameters
@@ -102,6 +108,8 @@ def radius_graph(graph: CellGraph, radius: float, *, unit: Unit = "um") -> CellG
         In ``unit``.
     unit
         Of ``radius``. Cells in pixels refuse micrometres; say ``"px"`` to mean pixels.
+    progress
+        A bar over the images, if it takes longer than two seconds.
 
     Raises
     ------
@@ -122,10 +130,12 @@ def radius_graph(graph: CellGraph, radius: float, *, unit: Unit = "um") -> CellG
         pairs: Array = cKDTree(places).query_pairs(limit, output_type="ndarray").T
         return pairs
 
-    return graph.with_edges(_by_image(graph, within))
+    return graph.with_edges(_by_image(graph, within, "cells within the radius", progress))
 
 
-def delaunay_graph(graph: CellGraph, max_edge: float, *, unit: Unit = "um") -> CellGraph:
+def delaunay_graph(
+    graph: CellGraph, max_edge: float, *, unit: Unit = "um", progress: bool = True
+) -> CellGraph:
     """Joins the corners of Delaunay's triangles (tetrahedra in space), up to a length.
 
     The limit is required: triangles at the rim of the tissue and across holes are long and join
@@ -140,6 +150,8 @@ def delaunay_graph(graph: CellGraph, max_edge: float, *, unit: Unit = "um") -> C
         Longest edge, in ``unit``; ``math.inf`` to keep all.
     unit
         Of ``max_edge``. Cells in pixels refuse micrometres; say ``"px"`` to mean pixels.
+    progress
+        A bar over the images, if it takes longer than two seconds.
 
     Raises
     ------
@@ -162,7 +174,7 @@ def delaunay_graph(graph: CellGraph, max_edge: float, *, unit: Unit = "um") -> C
         lengths = np.linalg.norm(places[pairs[0]] - places[pairs[1]], axis=1)
         return pairs[:, lengths <= limit]
 
-    return graph.with_edges(_by_image(graph, triangles))
+    return graph.with_edges(_by_image(graph, triangles, "triangles", progress))
 
 
 def _length(graph: CellGraph, value: float, what: str, unit: Unit) -> float:
@@ -182,12 +194,15 @@ def _length(graph: CellGraph, value: float, what: str, unit: Unit) -> float:
     return float(value)
 
 
-def _by_image(graph: CellGraph, pairs_of: Callable[[Array], Array]) -> Array:
+def _by_image(
+    graph: CellGraph, pairs_of: Callable[[Array], Array], what: str, progress: bool
+) -> Array:
     """The pairs of every image ``(2, e)``, in both directions, sorted, each once."""
     n = len(graph)
     starts = np.cumsum([0, *graph.cells_per_image])
     found = []
-    for start, stop in pairwise(starts):
+    images = list(pairwise(starts))
+    for start, stop in tqdm(images, delay=2, disable=not progress, desc=what):
         a, b = pairs_of(graph.positions[start:stop]).astype(np.int64) + start
         # One number per pair: sorting numbers is far faster than sorting columns.
         keys = np.sort(np.concatenate([a * n + b, b * n + a]))

@@ -26,7 +26,7 @@ def table(path: Path, columns: Columns | None) -> Table:
     InputError
         A column that is not there.
     """
-    header = _header(path)
+    header = table_header(path)
     columns = _chosen(columns, header, str(path))
     columns.require(header, str(path))
     frame = read_columns(path, columns.needed, columns.names)
@@ -41,7 +41,7 @@ def read_columns(path: Path, wanted: Sequence[str], names: Collection[str]) -> p
     InputError
         Columns that are not there.
     """
-    header = _header(path)
+    header = table_header(path)
     lacking = [name for name in wanted if name not in header]
     if lacking:
         raise InputError(
@@ -90,7 +90,8 @@ def _chosen(columns: Columns | None, header: list[str], where: str) -> Columns:
     return qupath_columns(header, where) or Columns()
 
 
-def _header(path: Path) -> list[str]:
+def table_header(path: Path) -> list[str]:
+    """The names of a file's columns."""
     if path.name.lower().endswith(PARQUET):
         import pyarrow.parquet as parquet
 
