@@ -13,8 +13,9 @@ from graphs.cell_graph import CellGraph
 from graphs.readers import ann_data, documents, tables
 from graphs.readers import mask as masks
 from graphs.readers.ann_data import to_anndata
-from graphs.readers.assemble import Scale, Table, assembled
+from graphs.readers.assemble import Scale, assembled
 from graphs.readers.columns import Columns
+from graphs.readers.contents import Table
 from graphs.readers.treatment import DroppedCellsWarning, Treatment
 from graphs.readers.units import FileUnit
 from neuralize.errors import InputError

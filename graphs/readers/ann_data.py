@@ -15,8 +15,8 @@ import pandas as pd
 from scipy import sparse
 
 from graphs.cell_graph import Array, CellGraph
-from graphs.readers.assemble import Table
 from graphs.readers.columns import Columns
+from graphs.readers.contents import Table
 from graphs.readers.tables import stem
 from neuralize.errors import InputError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graphs.readers.assemble import Table
 from graphs.readers.columns import Columns
+from graphs.readers.contents import Table
 from graphs.readers.typed import by_number, typed_table
 from neuralize.errors import InputError
 

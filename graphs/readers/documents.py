@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from graphs.readers.assemble import Table
 from graphs.readers.cellvit import from_cellvit
 from graphs.readers.columns import Columns
+from graphs.readers.contents import Table
 from graphs.readers.geojson import from_geojson
 from graphs.readers.hovernet import from_hovernet
 from graphs.readers.tables import stem

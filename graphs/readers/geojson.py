@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from graphs.cell_graph import Array
-from graphs.readers.assemble import Table
 from graphs.readers.columns import Columns
+from graphs.readers.contents import Table
 from neuralize.errors import InputError
 
 COLUMNS = Columns()
@@ -52,15 +52,14 @@ def from_geojson(
             signs.append(sign)
         frames.append(
             {
+                **_measurements(properties.get("measurements")),
                 "phenotype": _phenotype(properties.get("classification"), number, source),
                 "cell_id": feature.get("id"),
-                **_measurements(properties.get("measurements")),
             }
         )
     frame = pd.DataFrame(frames, columns=None if frames else ["phenotype", "cell_id"])
-    centres = _centres(rings, np.array(owners, int), np.array(signs), len(features))
-    frame.insert(0, "x", centres[:, 0])
-    frame.insert(1, "y", centres[:, 1])
+    centres = _centres(rings, np.array(owners, int), np.array(signs), len(features), source)
+    frame = frame.assign(x=centres[:, 0], y=centres[:, 1])
     if columns is None:
         named = bool(len(frame)) and bool(frame["cell_id"].notna().all())
         columns = Columns(cell_id="cell_id") if named else COLUMNS
@@ -121,13 +120,18 @@ def _rings(geometry: Any, number: int, source: str) -> list[tuple[Any, float]]:
     )
 
 
-def _centres(rings: list[Any], owners: Array, signs: Array, count: int) -> Array:
+def _centres(rings: list[Any], owners: Array, signs: Array, count: int, source: str) -> Array:
     """Centres of area ``(count, 2)``; the mean of the corners where there is no area."""
     if not rings:
         return np.zeros((count, 2))
     lengths = np.array([len(ring) for ring in rings])
     starts = np.cumsum(lengths) - lengths
-    points = np.array([point[:2] for ring in rings for point in ring], np.float64)
+    try:
+        points = np.array([point[:2] for ring in rings for point in ring], np.float64)
+        if points.shape[1:] != (2,):
+            raise ValueError(f"got points of {points.shape[1:]} numbers")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Expected coordinates [x, y] in {source}: {error}.") from error
     # Around the shape's first corner: slides are 10^5 pixels wide, cells ten.
     begins = starts[np.searchsorted(owners, np.arange(count))]
     origin = points[begins]

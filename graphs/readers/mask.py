@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from graphs.cell_graph import Array
-from graphs.readers.assemble import Table
-from graphs.readers.columns import Columns, joined
+from graphs.readers.columns import Columns
+from graphs.readers.contents import Table
+from graphs.readers.names import joined
 from graphs.readers.tables import read_columns, stem
 from neuralize.errors import InputError
 

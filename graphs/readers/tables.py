@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from graphs.readers.assemble import Table
 from graphs.readers.columns import Columns
+from graphs.readers.contents import Table
 from graphs.readers.qupath import qupath_columns
 from graphs.readers.units import unit_of
 from neuralize.errors import InputError

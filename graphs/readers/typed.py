@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from graphs.readers.assemble import Table
 from graphs.readers.columns import Columns
+from graphs.readers.contents import Table
 from neuralize.errors import InputError
 
 COLUMNS = Columns(cell_id="cell_id")

@@ -119,7 +119,7 @@ def test_points_names_and_ids(tmp_path):
 @pytest.mark.parametrize("old", [False, True])
 def test_measurements_are_features_for_who_asks(tmp_path, old):
     cell = feature(polygon(SQUARE))
-    values = {"Nucleus: Area": 30.0, "CD8": 0.5}
+    values = {"Nucleus: Area": 30.0, "CD8": 0.5, "x": 99.0}
     cell["properties"]["measurements"] = (
         [{"name": k, "value": v} for k, v in values.items()] if old else values
     )
@@ -127,6 +127,7 @@ def test_measurements_are_features_for_who_asks(tmp_path, old):
     assert read_cells(path).features is None
     graph = read_cells(path, Columns(features=("CD8", "Nucleus: Area")))
     assert graph.features.tolist() == [[0.5, 30.0]]
+    assert np.allclose(graph.positions, 21.5)
     with pytest.raises(InputError, match="'CD4'"):
         read_cells(path, Columns(features=("CD4",)))
 
@@ -150,6 +151,10 @@ def test_compressed_geojson(tmp_path):
         (collection({"type": "Feature", "geometry": polygon(SQUARE), "properties": {
             "classification": {"color": 1}}}), "classification.name in feature 0"),
         (collection(feature(polygon(SQUARE), name=None)), "no phenotype in row 0"),
+        (collection(feature({"type": "Point", "coordinates": [1]})), "Expected coordinates"),
+        (collection(feature({"type": "Point", "coordinates": ["a", 1]})), "Expected coordinates"),
+        (collection(feature({"type": "Polygon", "coordinates": [[1, 2]]})), "Expected coordinates"),
+        (collection(feature({"type": "Point", "coordinates": [None, 1]})), "not finite"),
         (collection(), "at least one cell"),
         ({"type": "Topology"}, "FeatureCollection"),
         ([1, 2], "FeatureCollection"),

@@ -175,6 +175,13 @@ def test_images_numbered_within_their_patient():
     assert graph.image_names == read_cells(frame, COLUMNS, unit="um").image_names
 
 
+def test_images_that_join_to_one_name():
+    frame = pd.DataFrame({"x": [0.0, 1], "y": [0.0, 1], "phenotype": "a", "case": ["1", "1_1"],
+                          "field": ["1_2", "2"]})  # fmt: skip
+    with pytest.raises(InputError, match="'1_1_2' from two"):
+        read_cells(frame, Columns(image=("case", "field")), unit="um")
+
+
 def test_a_missing_column_is_named_with_its_use():
     with pytest.raises(InputError, match=r"'kind' \(phenotype\), 'nr' \(cell_id\) in the table"):
         read_cells(table(), Columns(phenotype="kind", cell_id="nr"), unit="um")
