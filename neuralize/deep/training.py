@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from skorch import NeuralNet
-from skorch.callbacks import Callback, Checkpoint, EarlyStopping
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
+from neuralize.deep.lean_skorch import Callback, Checkpoint, EarlyStopping, NeuralNet
 from neuralize.errors import InputError, TrainingError, TrainingWarning
 
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
