@@ -22,11 +22,10 @@ import torch
 from torch import Tensor
 
 from graphs.network import _patient_name
+from graphs.optional import torchsurv_likelihood
 from neuralize.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import pandas as pd
 
     from graphs.cell_graph import CellGraph
@@ -206,7 +205,7 @@ def cox_loss(log_hazard: Tensor, time: Tensor, event: Tensor) -> Tensor:
     events = int(event.sum())
     if not events:
         raise InputError(f"Cox's loss needs events, got {len(event)} censored patients.")
-    likelihood = _torchsurv_loss()
+    likelihood = torchsurv_likelihood()
     # torchsurv exponentiates as it is; the shift keeps that finite and changes no likelihood
     shifted = (log_hazard - log_hazard.detach().max()).to(torch.get_default_dtype())
     if not bool(torch.isfinite(shifted).all()):
@@ -217,23 +216,6 @@ def cox_loss(log_hazard: Tensor, time: Tensor, event: Tensor) -> Tensor:
             shifted, event.bool(), time.to(shifted.dtype), ties_method="efron", reduction="sum"
         )
     return total / events
-
-
-def _torchsurv_loss() -> Callable[..., Tensor]:
-    from neuralize.torchvision_guard import ensure_importable_torchvision
-
-    ensure_importable_torchvision()  # torchsurv imports torchmetrics, and that torchvision
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, at import
-            from torchsurv.loss.cox import neg_partial_log_likelihood
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'Training on survival needs torchsurv: pip install "unsupervised-xai[survival]".',
-            name=error.name,
-        ) from error
-    found: Callable[..., Tensor] = neg_partial_log_likelihood
-    return found
 
 
 def _numbers(values: Array, what: str) -> Array:

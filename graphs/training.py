@@ -140,14 +140,39 @@ def train(
     >>> len(losses), net.training
     (2, False)
     """
-    training = training or GraphTraining()
     outcome = outcome.matched(graph).require_events("Training")
-    if len(outcome) < 2:
-        raise InputError("Training needs at least two patients, got one.")
-    names = net.config.covariates
-    data = PatientBatches(graph, covariates, names, net.config.conv)
-    if names:
-        set_covariate_scale(net, data.covariates)
+    data = PatientBatches(graph, covariates, net.config.covariates, net.config.conv)
+    return fit(net, data, outcome, training, what=what)
+
+
+def fit(
+    net: CellGraphNet,
+    data: PatientBatches,
+    outcome: Outcome,
+    training: GraphTraining | None = None,
+    *,
+    what: str = "training",
+) -> list[float]:
+    """As :func:`train`, on patients that were cut into batches already.
+
+    Parameters
+    ----------
+    outcome
+        Of these patients, in their order.
+
+    Raises
+    ------
+    InputError
+        Another number of patients, fewer than two, no events.
+    """
+    training = training or GraphTraining()
+    outcome.require_events("Training")
+    if len(outcome) < 2 or len(outcome) != len(data):
+        raise InputError(
+            f"Expected at least two patients and an outcome of each, got {len(data)} patients and "
+            f"{len(outcome)} outcomes."
+        )
+    set_covariate_scale(net, data.covariates)
     device = next(net.parameters()).device
     time, event = torch.from_numpy(outcome.time), torch.from_numpy(outcome.event)
     optimizer = torch.optim.AdamW(
@@ -163,7 +188,7 @@ def train(
     net.train()
     try:
         with (
-            _seeded(training.seed),
+            seeded(training.seed),
             tqdm(total=training.epochs, desc=what, delay=2, disable=not training.progress) as bar,
         ):
             for epoch in range(training.epochs):
@@ -207,6 +232,8 @@ def set_covariate_scale(net: CellGraphNet, values: Any) -> None:
     >>> net.covariate_center.tolist(), net.covariate_scale.tolist()
     ([60.0], [10.0])
     """
+    if not values.numel():
+        return
     scale = values.std(0, correction=0)
     net.covariate_center.copy_(values.mean(0))
     net.covariate_scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
@@ -253,7 +280,8 @@ def predict(
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's random numbers from ``seed`` inside, and the caller's own state afterwards."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield

@@ -175,9 +175,9 @@ def test_breslow(ties):
 def test_breslow_is_torchsurv():
     import torch
 
-    from graphs.survival import _torchsurv_loss
+    from graphs.optional import torchsurv_likelihood
 
-    _torchsurv_loss()  # its imports need a torchvision that loads
+    torchsurv_likelihood()  # its imports need a torchvision that loads
     from torchsurv.loss.cox import baseline_survival_function
 
     risk, outcome = patients(41, ties=True)
