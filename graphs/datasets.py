@@ -1,8 +1,11 @@
 """Synthetic cohorts of cell graphs with a known cause of risk, cell by cell.
 
-``planted_motif``: patients die sooner the larger the share of their T cells that touch a tumour
-cell. Every image has the same cells of each kind whatever its risk; only where the T cells lie
-differs. ``planted_shortcut``: most of the risk is left to the motif, but some images carry an
+``planted_motif``: patients die sooner the more of their cells are T cells that touch a tumour cell.
+How many cells there are of each kind varies, T cells most, but not with the risk; only where the T
+cells lie does. Both matter for the truth: did the number of T cells give the risk away, no network
+would need the neighbours; and were it the same everywhere, T cells that keep off the tumour would
+say as much with the opposite sign, a network could learn either, and neither explanation would be
+wrong. ``planted_shortcut``: most of the risk is left to the motif, but some images carry an
 artefact, and among the training patients it goes with a short survival.
 
 Survival follows ``S(t) = exp(-e^f (t / b)^a)`` (Weibull), ``f`` the log hazard, and censoring an
@@ -31,6 +34,8 @@ PHENOTYPES = ("tumour", "T cell", "B cell", "macrophage", "stroma", "granulocyte
 TUMOUR, T_CELL, B_CELL, MACROPHAGE, STROMA, GRANULOCYTE = range(6)
 SPACING = 11.0
 """Micrometres between neighbouring cells before they are jittered."""
+INSIDE = 0.095
+"""Share of T cells inside the tumour among all cells, at most: below the least share of T cells."""
 TOUCH = 16.0
 """Cells with centres this near, in micrometres, touch: the edges of the graph."""
 WEIBULL_SHAPE, WEIBULL_DAYS = 1.3, 1500.0
@@ -48,7 +53,8 @@ class PlantedCohort:
         Survival in days.
     patients
         One row per patient: ``stage`` and ``age`` (covariates), ``log_hazard`` (the true one),
-        ``infiltration`` (the share of T cells that touch tumour cells, a mean over images),
+        ``infiltration`` (T cells that touch tumour cells, as a share of all cells; a mean over
+        images),
         ``batch`` (1: with the artefact) and ``train``.
     motif
         Which cells are T cells that touch a tumour cell ``(n,)``.
@@ -221,8 +227,8 @@ def planted_shortcut(
 def tissue(rng: np.random.Generator, n: int, infiltration: float) -> CellGraph:
     """One image of ``n`` cells: tumour nests in stroma, with immune cells in and around them.
 
-    How many cells there are of each kind does not depend on ``infiltration``, the share of T cells
-    inside the nests.
+    ``infiltration``, from 0 to 1, says how many T cells are inside the nests, up to ``INSIDE`` of
+    all cells; how many cells there are of each kind does not depend on it.
     """
     side = int(np.ceil(np.sqrt(n / 0.85)))
     rows, columns = np.divmod(np.arange(side * side), side)
@@ -231,9 +237,13 @@ def tissue(rng: np.random.Generator, n: int, infiltration: float) -> CellGraph:
     points = points + rng.uniform(-0.22, 0.22, points.shape) * SPACING
 
     shares = {T_CELL: 0.15, B_CELL: 0.05, MACROPHAGE: 0.08, TUMOUR: 0.38}
-    counts = {kind: round(n * share * rng.uniform(0.85, 1.15)) for kind, share in shares.items()}
+    spread = {T_CELL: 0.35, B_CELL: 0.15, MACROPHAGE: 0.15, TUMOUR: 0.15}
+    counts = {
+        kind: round(n * share * rng.uniform(1 - spread[kind], 1 + spread[kind]))
+        for kind, share in shares.items()
+    }
     inside = {
-        T_CELL: round(counts[T_CELL] * infiltration),
+        T_CELL: min(round(n * INSIDE * infiltration), counts[T_CELL]),
         MACROPHAGE: round(counts[MACROPHAGE] * rng.uniform(0.1, 0.9)),
     }
     # the nests: as many places as it takes, those nearest to a few centres of different weight
@@ -313,11 +323,7 @@ def _fragments(rng: np.random.Generator, image: CellGraph) -> tuple[CellGraph, A
 def _clinical(rng: np.random.Generator, graph: CellGraph, motif: Array) -> pd.DataFrame:
     import pandas as pd
 
-    t_cells = graph.phenotypes == T_CELL
-    images = len(graph.image_names)
-    share = np.bincount(graph.images, motif, images) / np.maximum(
-        np.bincount(graph.images, t_cells, images), 1
-    )
+    share = np.bincount(graph.images, motif) / graph.cells_per_image
     names = graph.patient_names
     by_patient = pd.Series(share).groupby(np.array(graph.patients)).mean()
     return pd.DataFrame(

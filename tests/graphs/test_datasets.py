@@ -40,10 +40,14 @@ def test_risk_is_infiltration_and_not_composition(cohort):
     for share in fractions(cohort.graph).T:
         if share.std() > 0:
             assert abs(np.corrcoef(share, table["infiltration"])[0, 1]) < 0.25
-    t_cells = cohort.graph.phenotypes == T_CELL
     whose = cohort.graph.patient_of_cell
-    by_hand = np.bincount(whose, cohort.motif) / np.bincount(whose, t_cells)
+    by_hand = np.bincount(whose, cohort.motif) / np.bincount(whose)
     assert np.corrcoef(by_hand, table["infiltration"])[0, 1] > 0.99
+    # T cells that keep off the tumour are no mirror image of those that touch it
+    t_cells = cohort.graph.phenotypes == T_CELL
+    others = np.bincount(whose, t_cells & ~cohort.motif) / np.bincount(whose)
+    x = np.stack([by_hand, others], 1) - [by_hand.mean(), others.mean()]
+    assert np.linalg.eigvalsh(np.corrcoef(x.T)).min() > 0.15
     sizes = cohort.graph.cells_per_image
     assert sizes.min() >= 300 and sizes.max() <= 600
 
