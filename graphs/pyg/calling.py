@@ -89,6 +89,8 @@ def met(model: nn.Module, layers: Layers, messages: Messages) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+        layers.done()
+        messages.done()
 
 
 _CACHES = ("_cached_edge_index", "_cached_adj_t", "_cached_x", "_cached_h")

@@ -233,6 +233,12 @@ class Layers:
                 handles += [m.register_forward_hook(self._name) for m in module.children()]
         return handles
 
+    def done(self) -> None:
+        """The forward pass is over."""
+        self.run = None
+        self._summed.clear()
+        self._sent.clear()
+
     @contextmanager
     def _inside(self, module: nn.Module) -> Iterator[None]:
         """Operations in a hook after a module belong to it, as far as rules and names go."""

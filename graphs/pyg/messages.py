@@ -107,6 +107,13 @@ class Messages:
         n = len(given["x"])
         self.pooled(pool, given["edge_index"], n, output[1], output[4])
 
+    def done(self) -> None:
+        """The forward pass is over: nothing of it is needed any more but what will be carried."""
+        # nodes of autograd's graph would keep all activations alive
+        self._local.clear()
+        self._sent.clear()
+        self._running.clear()
+
     # -- called by the hooks -----------------------------------------------------------------
 
     def enter(self, conv: nn.Module, given: Sequence[Any]) -> None:
@@ -266,9 +273,10 @@ class Along(Step):
     """Passes relevance along edges within parts; notes what goes along each."""
 
     def __init__(
-        self, session: Messages, inside: Tensor | None, numbers: Tensor | None, dim: int, rows: Rows
-    ) -> None:
-        self.session, self.inside, self.numbers = session, inside, numbers
+        self, inside: Tensor | None, numbers: Tensor | None, carried: list[tuple[Tensor, Tensor]],
+        dim: int, rows: Rows,
+    ) -> None:  # fmt: skip
+        self.inside, self.numbers, self.carried = inside, numbers, carried
         self.dim, self.rows = dim, rows
         self.sinks = () if inside is None else (ACROSS,)
 
@@ -284,7 +292,7 @@ class Along(Step):
             shares = {ACROSS: self.rows.sum(relevance) - self.rows.sum(passed)}
         if self.numbers is not None:
             each = passed.movedim(self.dim, 0).flatten(1).sum(1)
-            self.session.carried.append((self.numbers, each.detach()))
+            self.carried.append((self.numbers, each.detach()))
         return [passed], shares
 
 
@@ -300,7 +308,7 @@ def _message(call: Call) -> Any:
     if inside is not None:
         session.require_local(h, conv)
     numbers = session.numbers(conv) if session.noting else None
-    step = Along(session, inside, numbers, dim, call.tag.rows)
+    step = Along(inside, numbers, session.carried, dim, call.tag.rows)
     return call.apply(step, [h], nonnegative=call.tag.nonnegative, gate=call.tag.gate)
 
 

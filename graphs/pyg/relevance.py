@@ -23,7 +23,7 @@ from graphs.pyg.inputs import Index, chosen, part_codes, plain_data
 from graphs.pyg.layers import Layers
 from graphs.pyg.messages import Messages
 from neuralize.composites import Composite
-from neuralize.lrp import LRP
+from neuralize.lrp import LRP, unwrapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +166,7 @@ def relevance_of(
     dtype: torch.dtype | None = None,
 ) -> PyGRelevance:
     """Relevance for the sum of the model's outputs times ``weigh(output)``, in their shape."""
+    model = unwrapped(model)
     if dtype is not None:
         model = copy.deepcopy(model).to(dtype)
         data = copy.copy(data).apply(lambda t: t.to(dtype) if t.is_floating_point() else t)

@@ -66,6 +66,16 @@ ONES = np.ones(6)
 MEAN = np.array([1 / 2, 1 / 3, 1 / 3, 1 / 2, 1, 1 / 3])
 SUMS: dict[str, tuple[Callable[[Tensor], Tensor], np.ndarray, bool]] = {
     "scatter_add": (lambda x: zeros(x).scatter_add(0, wide(x), x), ONES, False),
+    "last dimension": (
+        lambda x: x.new_zeros(3, GROUPS).scatter_add(-1, INDEX.expand(3, 6), x.T).T,
+        ONES,
+        False,
+    ),
+    "own index per value": (
+        lambda x: zeros(x).scatter_add(0, wide(x).contiguous(), x),
+        ONES,
+        False,
+    ),
     "scatter_add_": (lambda x: zeros(x).scatter_add_(0, wide(x), x), ONES, False),
     "index_add": (lambda x: torch.index_add(zeros(x), 0, INDEX, x), ONES, False),
     "index_add alpha": (lambda x: zeros(x).index_add(0, INDEX, x, alpha=1), ONES, False),
