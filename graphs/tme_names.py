@@ -119,8 +119,9 @@ class TmeNames:
                 if key in self._known:
                     other = self._known[key][1]
                     raise InputError(
-                        f"Expected classes that are written differently, got {other!r} and "
-                        f"{label!r}, both {upper(label)}. Rename one."
+                        f"Expected classes of cells and tissues that are written differently, got "
+                        f"{other!r} and {label!r}, both {upper(label)}. Rename one: 'Carcinoma "
+                        "Cell' beside the tissue 'Carcinoma', say."
                     )
                 self._known[key] = (use, label)
         self._longest = max((len(key) for key in self._known), default=0)

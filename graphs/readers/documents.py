@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,11 @@ def document(path: Path, columns: Columns | None, type_names: TypeNames | None) 
     InputError
         A file that is none of these.
     """
-    content = _load(path)
+    with _without_collector():
+        return _read(_load(path), path, columns, type_names)
+
+
+def _read(content: Any, path: Path, columns: Columns | None, type_names: TypeNames | None) -> Table:
     read: Callable[..., Table]
     if isinstance(content, dict) and "nuc" in content:
         read = from_hovernet
@@ -53,3 +59,15 @@ def _load(path: Path) -> Any:
             return json.loads(file.read())
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"Expected JSON in {path}, got none: {error}.") from error
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Millions of small lists, none of them garbage: looking for cycles takes most of the time."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()

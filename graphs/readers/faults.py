@@ -35,21 +35,31 @@ def repeated(
     images: pd.Categorical,
     cell_ids: Array | None,
 ) -> tuple[Array, Array, Array]:
-    """Rows that repeat another, the first they repeat, and in what."""
+    """Rows that repeat an earlier one that does not itself, the one they repeat, and in what."""
     rows = np.flatnonzero(keep)
     place = pd.DataFrame(positions[rows]).assign(image=images.codes[rows], kind=phenotype[rows])
     keys = {"the same place and phenotype": place}
     if cell_ids is not None:
         ids = pd.DataFrame({"image": images.codes[rows], "id": cell_ids[rows]})
         keys["the same image and cell id"] = ids
-    first = np.full(len(keep), -1)
-    why = np.full(len(keep), "", object)
-    for reason, key in keys.items():
-        again = np.flatnonzero(key.duplicated().to_numpy())
-        if len(again):
-            groups = key.groupby(list(key.columns), sort=False).ngroup().to_numpy()
-            _, begins = np.unique(groups, return_index=True)
-            first[rows[again]] = rows[begins[groups[again]]]
-            why[rows[again]] = reason
-    repeated = np.flatnonzero(first >= 0)
-    return repeated, first[repeated], why[repeated]
+    crowded = np.zeros(len(rows), bool)
+    for key in keys.values():
+        crowded |= key.duplicated(keep=False).to_numpy()
+    suspects = np.flatnonzero(crowded)
+    groups = {
+        why: key.iloc[suspects].groupby(list(key.columns), sort=False).ngroup().to_numpy()
+        for why, key in keys.items()
+    }
+    # In order, against kept rows only: a row must not go for looking like one that went.
+    kept: dict[tuple[str, int], int] = {}
+    again, first, reasons = [], [], []
+    for k, row in enumerate(rows[suspects]):
+        mine = [(why, int(group[k])) for why, group in groups.items()]
+        met = next((key for key in mine if key in kept), None)
+        if met is None:
+            kept.update(dict.fromkeys(mine, row))
+        else:
+            again.append(row)
+            first.append(kept[met])
+            reasons.append(met[0])
+    return np.array(again, int), np.array(first, int), np.array(reasons, object)

@@ -8,6 +8,7 @@ A polygon stands for its centre of area, holes cut out (Bourke, 1988):
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -120,18 +121,26 @@ def _rings(geometry: Any, number: int, source: str) -> list[tuple[Any, float]]:
     )
 
 
+def _points(rings: list[Any], source: str) -> Array:
+    """The corners of all rings ``(p, 2)``; heights are left out."""
+    corners = list(chain.from_iterable(rings))
+    try:
+        if min(map(len, corners), default=2) < 2:
+            raise ValueError("a point of fewer than two numbers")
+        # Far faster from one flat list than from a list of lists.
+        flat = list(chain.from_iterable(point[:2] for point in corners))
+        return np.array(flat, np.float64).reshape(-1, 2)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Expected coordinates [x, y] in {source}, got {error}.") from error
+
+
 def _centres(rings: list[Any], owners: Array, signs: Array, count: int, source: str) -> Array:
     """Centres of area ``(count, 2)``; the mean of the corners where there is no area."""
     if not rings:
         return np.zeros((count, 2))
     lengths = np.array([len(ring) for ring in rings])
     starts = np.cumsum(lengths) - lengths
-    try:
-        points = np.array([point[:2] for ring in rings for point in ring], np.float64)
-        if points.shape[1:] != (2,):
-            raise ValueError(f"got points of {points.shape[1:]} numbers")
-    except (TypeError, ValueError) as error:
-        raise InputError(f"Expected coordinates [x, y] in {source}: {error}.") from error
+    points = _points(rings, source)
     # Around the shape's first corner: slides are 10^5 pixels wide, cells ten.
     begins = starts[np.searchsorted(owners, np.arange(count))]
     origin = points[begins]

@@ -8,6 +8,8 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from graphs.readers import Columns, DroppedCellsWarning, read_cells
 from neuralize.errors import InputError
@@ -357,6 +359,53 @@ def test_files_that_do_not_fit(tmp_path):
         read_cells(empty, unit="um")
     with pytest.raises(InputError, match="list of columns"):
         Columns(features="CD8")
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 1.0, np.nan, np.inf]), st.sampled_from([0.0, 1.0]),
+            st.sampled_from(["a", "b", "odd", None]), st.sampled_from(["s1", "s2", None]),
+            st.integers(0, 5),
+        ),
+        min_size=1, max_size=12,
+    )
+)  # fmt: skip
+def test_every_row_is_there_or_announced(rows):
+    frame = pd.DataFrame(rows, columns=["x", "y", "phenotype", "slide", "cell"])
+    complete = [r for r in rows if np.isfinite(r[0]) and r[3] is not None]
+    # The first of each id and of each place and phenotype stays; unlisted phenotypes are one.
+    kept, ids, places = [], set(), set()
+    for x, y, kind, slide, cell in complete:
+        place = (slide, x, y, kind if kind in ("a", "b") else None)
+        if (slide, cell) not in ids and place not in places:
+            kept.append((slide, (x, y), place[3], cell))
+            ids.add((slide, cell))
+            places.add(place)
+
+    def read():
+        return read_cells(frame, Columns(image="slide", cell_id="cell"), unit="um",
+                          phenotypes=["b", "a"], unknown="keep", duplicates="drop",
+                          missing="drop")  # fmt: skip
+
+    if not kept:
+        with warnings.catch_warnings(), pytest.raises(InputError, match="at least one cell left"):
+            warnings.simplefilter("ignore", DroppedCellsWarning)
+            read()
+        return
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        graph = read()
+    announced = sum(int(str(warning.message).split()[0]) for warning in heard)
+    assert len(graph) + announced == len(frame)
+    found = [
+        (graph.image_names[i], tuple(p), ("b", "a", None)[k], c)
+        for i, p, k, c in zip(
+            graph.images, graph.positions, graph.phenotypes, graph.cell_ids, strict=True
+        )
+    ]
+    assert found == sorted(kept, key=lambda row: row[0])
 
 
 # -- QuPath ----------------------------------------------------------------------------------
