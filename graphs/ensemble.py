@@ -123,11 +123,24 @@ def train_ensemble(
     ...                members=2)
     <GraphEnsemble of 2 networks, mean>
     """
+    outcome = outcome.matched(graph).require_events("Training")
+    data = PatientBatches(graph, covariates, config.covariates, config.conv)
+    return fit_ensemble(config, data, outcome, training, members=members, how=how)
+
+
+def fit_ensemble(
+    config: GraphConfig,
+    data: PatientBatches,
+    outcome: Outcome,
+    training: GraphTraining | None = None,
+    *,
+    members: int = 5,
+    how: How = "mean",
+) -> GraphEnsemble:
+    """As :func:`train_ensemble`, on patients that were cut into batches already."""
     if members < 1:
         raise InputError(f"Expected at least one member, got {members}.")
     training = training or GraphTraining()
-    outcome = outcome.matched(graph).require_events("Training")
-    data = PatientBatches(graph, covariates, config.covariates, config.conv)
     nets = []
     for k in range(members):
         plan = replace(training, seed=training.seed + k)

@@ -287,6 +287,23 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def predict_batches(model: nn.Module, data: PatientBatches, size: int = 8) -> Array:
+    """Log hazards ``(p,)`` of patients that were cut into batches, ``size`` at a time."""
+    own = next(model.parameters())
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            found = [
+                model(data.batch(range(k, min(k + size, len(data)))).to(own.device, own.dtype))
+                for k in range(0, len(data), size)
+            ]
+    finally:
+        model.train(training)
+    values: Array = torch.cat(found).double().cpu().numpy()
+    return values
+
+
 def _finite(net: nn.Module) -> bool:
     return all(
         bool(torch.isfinite(t).all()) for t in net.state_dict().values() if t.is_floating_point()

@@ -11,7 +11,14 @@ from graphs.batches import PatientBatches, batches_with_events, block_diagonal
 from graphs.datasets import planted_motif
 from graphs.metrics import harrell
 from graphs.survival import Outcome
-from graphs.training import GraphTraining, predict, set_covariate_scale, train
+from graphs.training import (
+    GraphTraining,
+    fit,
+    predict,
+    predict_batches,
+    set_covariate_scale,
+    train,
+)
 from neuralize.errors import InputError, TrainingError, TrainingWarning
 
 QUIET = {"progress": False}
@@ -45,6 +52,22 @@ def test_batches_are_those_built_anew(cohort, conv):
     }[conv]
     torch.testing.assert_close(form.dense(), expected)
     torch.testing.assert_close(form.transposed.dense(), expected.T)
+
+
+def test_a_fold_of_a_cohort(cohort):
+    table, names = cohort.patients, ("stage",)
+    whole = PatientBatches(cohort.graph, table, names)
+    rows = [1, 4, 5, 8]
+    some = cohort.graph.patient(*(cohort.graph.patient_names[k] for k in rows))
+    nets = []
+    for data in (whole.of(rows), PatientBatches(some, table, names)):
+        torch.manual_seed(0)
+        nets.append(CellGraphNet(in_features=6, hidden=8, blocks=1, covariates=names))
+        fit(nets[-1], data, cohort.outcome[rows], GraphTraining(epochs=2, **QUIET))
+    found = [predict_batches(net, whole, size=5) for net in nets]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    np.testing.assert_allclose(found[0], predict(nets[0], cohort.graph, table), atol=1e-5)
+    assert nets[0].covariate_center.item() == pytest.approx(table["stage"].iloc[rows].mean())
 
 
 def test_directed_blocks_keep_their_transpose():
