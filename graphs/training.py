@@ -173,8 +173,9 @@ def fit(
             f"{len(outcome)} outcomes."
         )
     set_covariate_scale(net, data.covariates)
-    device = next(net.parameters()).device
-    time, event = torch.from_numpy(outcome.time), torch.from_numpy(outcome.event)
+    own = next(net.parameters())
+    time = torch.from_numpy(outcome.time).to(own.device)
+    event = torch.from_numpy(outcome.event).to(own.device)
     optimizer = torch.optim.AdamW(
         net.parameters(), lr=training.lr, weight_decay=training.weight_decay
     )
@@ -182,7 +183,7 @@ def fit(
     size = training.batch_size or len(outcome)
     whole = None
     if size >= len(outcome) and training.images_per_step is None:
-        whole = data.batch(range(len(outcome))).to(device)
+        whole = data.batch(range(len(outcome))).to(own.device, own.dtype)
     losses: list[float] = []
     good: dict[str, Any] | None = None
     net.train()
@@ -192,7 +193,7 @@ def fit(
             tqdm(total=training.epochs, desc=what, delay=2, disable=not training.progress) as bar,
         ):
             for epoch in range(training.epochs):
-                batches = batches_with_events(event, size, generator)
+                batches = batches_with_events(event.cpu(), size, generator)
                 found = []
                 for step, rows in enumerate(batches):
                     for group in optimizer.param_groups:
@@ -200,8 +201,9 @@ def fit(
                     if whole is not None:
                         rows, batch = list(range(len(outcome))), whole
                     else:
-                        batch = data.batch(rows, training.images_per_step, generator).to(device)
-                    loss = cox_loss(net(batch), time[rows].to(device), event[rows].to(device))
+                        batch = data.batch(rows, training.images_per_step, generator)
+                        batch = batch.to(own.device, own.dtype)
+                    loss = cox_loss(net(batch), time[rows], event[rows])
                     found.append(float(loss.detach()))
                     if not math.isfinite(found[-1]):
                         break

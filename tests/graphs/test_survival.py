@@ -1,5 +1,6 @@
 """Outcomes and Cox's loss, against loops over risk sets and against lifelines' likelihood."""
 
+import sys
 import warnings
 
 import numpy as np
@@ -91,6 +92,18 @@ def test_outcome_from_a_table_with_gaps():
     assert outcome.patients == ("7", "8") and outcome.event.tolist() == [True, False]
     with pytest.raises(InputError, match="column 'dead', got days, died"):
         Outcome.from_table(table, "days", "dead")
+
+
+@pytest.mark.parametrize("package", ["lifelines", "torchsurv"])
+def test_missing_packages_are_named(package, monkeypatch):
+    from graphs import optional
+
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    call = optional.lifelines if package == "lifelines" else optional.torchsurv_likelihood
+    with pytest.raises(ModuleNotFoundError, match=rf"need\w* {package}: pip install .*survival"):
+        call()
 
 
 def test_patients_on_one_side_only_are_named():

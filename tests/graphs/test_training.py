@@ -1,5 +1,6 @@
 """Batches cut from a cohort are those built anew; training learns, stops and refuses."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -137,6 +138,18 @@ def test_covariates_are_scaled_by_the_training_patients(cohort):
     assert float(net.covariate_scale[0]) == pytest.approx(ages.std(), rel=1e-5)
     set_covariate_scale(net, torch.tensor([[60.0, 2.0], [60.0, 3.0]]))
     assert float(net.covariate_scale[0]) == 1.0
+
+
+def test_double_precision(cohort):
+    torch.manual_seed(0)
+    net = CellGraphNet(in_features=6, hidden=8, blocks=1, covariates=("age",), dropout=0.0).double()
+    single = copy.deepcopy(net).float()
+    found = []
+    for one, size in ((net, None), (single, 40)):
+        train(one, cohort.graph, cohort.outcome, cohort.patients, GraphTraining(3, size, **QUIET))
+        found.append(predict(one, cohort.graph, cohort.patients).to_numpy())
+    assert net.encoder.weight.dtype == torch.float64
+    np.testing.assert_allclose(*found, atol=1e-3)
 
 
 def test_a_loss_that_is_not_finite(cohort):
