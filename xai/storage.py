@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +14,7 @@ import pandas as pd
 from matplotlib import rc_context
 
 from xai.errors import FileFormatError, InputError
+from xai.header_files import read_json, read_npz, write_json, write_npz
 from xai.plot.figure import png
 from xai.relevance import Array, Relevance
 
@@ -174,49 +172,11 @@ def _texts(names: Any) -> bool:
 
 
 def _write_npz(relevance: Relevance, file: IO[bytes]) -> None:
-    header, arrays = to_parts(relevance)
-    # A text array, which loads without pickle and reads with `str(archive["header"])`.
-    parts: dict[str, Any] = {"header": np.array(json.dumps(header)), **arrays}
-    np.savez(file, **parts)
-
-
-def _read_npz(file: IO[bytes]) -> tuple[Any, dict[str, Array]]:
-    try:
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array")
-        arrays = {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-        raise ValueError(str(error)) from error
-    return json.loads(str(arrays.pop("header"))), arrays
+    write_npz(*to_parts(relevance), file)
 
 
 def _write_json(relevance: Relevance, file: IO[bytes]) -> None:
-    document, arrays = to_parts(relevance)
-    document["arrays"] = {name: _listed(array) for name, array in arrays.items()}
-    file.write(json.dumps(document, allow_nan=False).encode())
-
-
-def _read_json(file: IO[bytes]) -> tuple[Any, dict[str, Array]]:
-    document = json.loads(file.read())
-    listed: Any = document.get("arrays") if isinstance(document, dict) else None
-    _expect(isinstance(listed, dict), "there are no arrays")
-    arrays = {}
-    for name, entry in listed.items():
-        dtype = np.dtype(entry["dtype"])
-        _expect(dtype.kind in "biuf", f"{name} holds {dtype}, not numbers")
-        arrays[name] = np.array(entry["data"], dtype=dtype).reshape(entry["shape"])
-    return document, arrays
-
-
-def _listed(array: Array) -> dict[str, Any]:
-    """An array for JSON: Python writes each float so that it reads back to the last bit."""
-    data = array.astype(object)
-    if array.dtype.kind == "f":
-        # JSON has no infinity; these texts are what Python's and NumPy's float() understand.
-        special = ~np.isfinite(array)
-        data[special] = [str(value) for value in data[special]]
-    return {"dtype": array.dtype.str, "shape": array.shape, "data": data.tolist()}
+    write_json(*to_parts(relevance), file)
 
 
 def _write_csv(relevance: Relevance, file: IO[bytes]) -> None:
@@ -258,6 +218,6 @@ WRITERS: dict[str, Callable[[Relevance, IO[bytes]], None]] = {
     ".json": _write_json,
 }
 READERS: dict[str, Callable[[IO[bytes]], tuple[Any, dict[str, Array]]]] = {
-    ".npz": _read_npz,
-    ".json": _read_json,
+    ".npz": read_npz,
+    ".json": read_json,
 }

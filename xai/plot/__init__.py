@@ -1,7 +1,7 @@
 """Looking at relevance: bars, waterfalls and beeswarms for tables, heat maps for pictures.
 
-Every function takes a :class:`~xai.relevance.Relevance` and returns a matplotlib Figure; nothing is
-shown, and pyplot is never imported.
+Cell graphs have maps of tissue, bars over phenotypes, Kaplan-Meier curves and more of their own.
+Every function returns a matplotlib Figure; nothing is shown, and pyplot is never imported.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from matplotlib.figure import Figure
 from xai.errors import InputError
 from xai.plot.beeswarm import beeswarm
 from xai.plot.card import card
+from xai.plot.cells import tissue_map
 from xai.plot.heat import anomaly_maps, heat_colors
 from xai.plot.images import heatmap, overlay
+from xai.plot.interaction import interaction_range_curve
+from xai.plot.phenotypes import phenotype_bars, phenotype_pairs
+from xai.plot.survival import kaplan_meier
 from xai.plot.tables import bar, waterfall
 from xai.relevance import Array, Relevance
 
@@ -95,7 +99,12 @@ __all__ = [
     "card",
     "heat_colors",
     "heatmap",
+    "interaction_range_curve",
+    "kaplan_meier",
     "overlay",
+    "phenotype_bars",
+    "phenotype_pairs",
     "plot",
+    "tissue_map",
     "waterfall",
 ]
