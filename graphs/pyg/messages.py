@@ -215,7 +215,8 @@ class Messages:
                 continue
             self._local.add(node)
             for shape in (meta.shape for meta in node._input_metadata):
-                if len(shape) == 0 or shape[0] not in self._sizes:
+                # one per node or edge, perhaps several times (ARMAConv stacks in front)
+                if not {*shape[:1], *shape[-2 : -1 if len(shape) > 2 else -2]} & self._sizes:
                     raise NoRuleError(
                         f"{type(conv).__name__} sends what was made of values of shape "
                         f"{tuple(shape)}, not one per node: nodes see one another beside the edges "

@@ -263,7 +263,8 @@ class AffineCall:
     def nonnegative(self) -> bool:
         """Whether no input is negative; looked up once."""
         if self._nonnegative is None:
-            self._nonnegative = self.known_nonnegative or bool(self.x.amin() >= 0)
+            known = self.known_nonnegative or not self.x.numel()
+            self._nonnegative = known or bool(self.x.amin() >= 0)
         return self._nonnegative
 
     def z_for(self, relevance: Tensor) -> Tensor:
@@ -366,7 +367,7 @@ class AffineCall:
         if bias is None:
             return None
         channel = self.map.channel_dim(s)
-        if self.rows.dim == 0 and self.rows.groups == 1 and channel > 0:
+        if self.rows.dim == 0 and self.rows.groups == 1 and channel > 0 and s.numel():
             n, c = s.shape[0], s.shape[channel]
             summed = s.reshape(n, -1, c).sum(1) if self.map.is_linear else s.flatten(2).sum(2)
             self._add("bias", summed @ bias)

@@ -60,7 +60,7 @@ class Rows:
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
         """Sum of ``a * b`` for every row ``(n,)``, without forming the product where it can."""
-        if self.dim == 0 and a.shape == b.shape:
+        if self.dim == 0 and a.shape == b.shape and a.numel():
             dot: Tensor = torch.linalg.vecdot(a.reshape(self.n, -1), b.reshape(self.n, -1))
             return dot
         return self.sum(a * b)

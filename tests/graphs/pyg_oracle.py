@@ -72,7 +72,7 @@ class Graph:
         rows = []
         for k in range(self.n):
             mine = messages[self.edges[1] == k]
-            rows.append(mine.amax(0) if len(mine) else torch.zeros_like(messages[0]))
+            rows.append(mine.amax(0) if len(mine) else mine.sum(0))
         return torch.stack(rows)
 
 

@@ -203,6 +203,24 @@ def test_one_pass_holds_what_a_mask_per_part_would(name: str) -> None:
         assert abs(float(found.of_parts[part]) - expected) < 1e-10 * size
 
 
+@pytest.mark.parametrize("name", CONVS)
+def test_nodes_without_any_edges_explain_themselves(name: str) -> None:
+    model, data = scattered(VARIANTS[name]()), data_for(name)
+    data.edge_index = data.edge_index[:, :0]
+    for key in ("edge_weight", "edge_attr"):
+        if key in data:
+            data[key] = data[key][:0]
+    _, expected = by_gradient(model, data, 0.25, 0, 1)  # type: ignore[arg-type]
+    for parts in (None, PARTS):
+        found = explain_pyg(
+            model, data, index=0, target=1, parts=parts, composite=exact(model, 0.25), edges=True
+        )
+        size = float(expected.abs().sum())
+        torch.testing.assert_close(found.values, expected, atol=1e-10 * size, rtol=0)
+        assert found.edges is not None and found.edges.shape == (0,)
+        assert found.absorbed.get(ACROSS, 0.0) == 0.0
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_default_rules_conserve_and_leave_the_output_alone(name: str) -> None:
     model, data = scattered(VARIANTS[name](), 1), data_for(conv_of(name), 4)
@@ -292,6 +310,43 @@ def test_edges_carry_what_arrives_at_their_messages() -> None:
     torch.testing.assert_close(found.edges, expected)
     loops = float((data.x @ weight / degree)[[0, 1, 3, 4]].sum())
     assert found.evidence == pytest.approx(float(expected.sum()) + loops)
+
+
+OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "GATv2": lambda: pyg.nn.GATv2Conv(F, 4, heads=2),
+    "Transformer": lambda: pyg.nn.TransformerConv(F, 8, beta=True),
+    "MFConv": lambda: pyg.nn.MFConv(F, 8),  # a linear map per degree, some of no node
+    "EdgeConv": lambda: pyg.nn.EdgeConv(mlp(2 * F, 8)),
+    "Cheb": lambda: pyg.nn.ChebConv(F, 8, 3),
+    "ARMA": lambda: pyg.nn.ARMAConv(F, 8, num_stacks=2),
+    "SAGE soft": lambda: pyg.nn.SAGEConv(F, 8, aggr="softmax"),
+    "SAGE of several": lambda: pyg.nn.SAGEConv(F, 8, aggr=["mean", "max", "min"]),
+    "U-Net": lambda: pyg.nn.GraphUNet(F, H, 8, 2),
+    "GIN with norms": lambda: pyg.nn.GIN(F, H, 2, 8, norm="batch_norm", jk="cat"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse:UserWarning")  # PyG's GraphUNet squares edges
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_layers_run_operation_by_operation_and_conserve(name: str) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = OTHERS[name](), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+            read = self.layer(x, edge_index).relu().mean(0, keepdim=True)
+            found: Tensor = self.head(read)
+            return found
+
+    model, data = scattered(Wrapped()), data_for("GIN")
+    with torch.no_grad():
+        plain = model(data.x, data.edge_index)
+    for parts in (None, PARTS):
+        found = explain_pyg(model, data, target=1, parts=parts, edges=True)
+        torch.testing.assert_close(found.output, plain, atol=1e-12, rtol=1e-12)
+        assert abs(found.conservation_error) < 1e-10
+        assert found.nodes.abs().max() > 0
 
 
 def test_the_model_is_left_as_it_was() -> None:
