@@ -3,27 +3,47 @@
 The package may use ``neuralize`` and never ``xai``.
 """
 
+from graphs.build import delaunay_graph, knn_graph, radius_graph
 from graphs.cell_graph import CellGraph, concatenated, each_patient
 from graphs.lrp import explain, graph_composite, grid_relevance, interaction_range
 from graphs.network import CellGraphNet, GraphConfig, GraphInput, graph_input
 from graphs.partition import Partition, grid_partition, neighbourhoods, partition_by
+from graphs.readers import Columns, DroppedCellsWarning, read_cells, to_anndata
 from graphs.relevance import GraphRelevance
+from graphs.tissue_area import tissue_area
+from graphs.tme import tme_readouts
+from graphs.tme_names import TmeName, TmeNames
+from graphs.tme_table import TmeTable, grouped_relevance, read_tme_table
 
 __all__ = [
     "CellGraph",
     "CellGraphNet",
+    "Columns",
+    "DroppedCellsWarning",
     "GraphConfig",
     "GraphInput",
     "GraphRelevance",
     "Partition",
+    "TmeName",
+    "TmeNames",
+    "TmeTable",
     "concatenated",
+    "delaunay_graph",
     "each_patient",
     "explain",
     "graph_composite",
     "graph_input",
     "grid_partition",
     "grid_relevance",
+    "grouped_relevance",
     "interaction_range",
+    "knn_graph",
     "neighbourhoods",
     "partition_by",
+    "radius_graph",
+    "read_cells",
+    "read_tme_table",
+    "tissue_area",
+    "tme_readouts",
+    "to_anndata",
 ]
