@@ -185,12 +185,64 @@ def ranks_in_patients(order: Array, graph: CellGraph) -> tuple[Array, Array]:
 
     Equal values keep the order of the cells.
     """
-    patients = graph.patient_of_cell
-    sizes = np.bincount(patients)
-    by_patient = np.lexsort((order, patients))
+    return _ranks(order, graph.patient_of_cell)
+
+
+def _ranks(order: Array, groups: Array) -> tuple[Array, Array]:
+    sizes = np.bincount(groups)
+    by_group = np.lexsort((order, groups))
     ranks = np.empty(len(order), np.int64)
-    ranks[by_patient] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return ranks, sizes[patients]
+    ranks[by_group] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return ranks, sizes[groups]
+
+
+def part_effects(
+    model: nn.Module,
+    graph: CellGraph,
+    partition: Partition,
+    covariates: pd.DataFrame | None = None,
+    *,
+    progress: bool = True,
+) -> Array:
+    """What each part does to the log hazard ``(g,)``: ``f`` less ``f`` of the tissue without it.
+
+    One forward pass per part of the patient with the most parts. A counterfactual beside relevance:
+    a part that switches a protective unit of the head off has an effect, and a unit that is off has
+    no relevance to hand on. Parts that can stand in for one another hide each other here.
+
+    Raises
+    ------
+    InputError
+        A partition of other cells, or a part that is all a patient has.
+
+    Examples
+    --------
+    >>> from graphs import CellGraphNet, grid_partition
+    >>> _ = torch.manual_seed(0)
+    >>> cells = CellGraph(np.array([[0.0, 0], [5, 0], [15, 0]]), np.array([0, 1, 0]), ("a", "b"),
+    ...                   np.zeros(3, int), ("i",), ("p",), edges=np.array([[0, 1], [1, 0]]))
+    >>> part_effects(CellGraphNet(in_features=2, hidden=4), cells, grid_partition(cells, 10)).shape
+    (2,)
+    """
+    if len(partition.codes) != len(graph):
+        raise InputError(
+            f"Expected a partition of {len(graph)} cells, got one of {len(partition.codes)}."
+        )
+    of_image = np.repeat(np.arange(len(graph.patient_names)), graph.images_per_patient)
+    patients = of_image[partition.images]
+    counts = np.bincount(patients, minlength=len(graph.patient_names))
+    if (counts == 1).any():
+        name = graph.patient_names[int(np.flatnonzero(counts == 1)[0])]
+        raise InputError(f"Expected at least two parts per patient, got one of patient {name!r}.")
+    turn, _ = _ranks(np.arange(len(partition)), patients)
+    whole = log_hazards(model, graph, covariates)
+    effects = np.empty(len(partition))
+    for k in tqdm(range(counts.max()), "deleting parts", disable=not progress, delay=2):
+        # one part of every patient that has as many
+        gone = turn == k
+        rest = log_hazards(model, graph.subset(~gone[partition.codes]), covariates)
+        effects[gone] = (whole - rest)[patients[gone]]
+    return effects
 
 
 # -- truth ---------------------------------------------------------------------------------------

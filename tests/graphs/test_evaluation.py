@@ -18,6 +18,7 @@ from graphs.evaluation import (
     deletion_curves,
     log_hazards,
     part_auroc,
+    part_effects,
     ranks_in_patients,
     relevance_share,
 )
@@ -296,3 +297,19 @@ def test_truth_must_be_booleans_of_the_cells() -> None:
     other = grid_partition(COHORT.patient("a"), 10)
     with pytest.raises(InputError, match="partition of 61 cells, got one of 21"):
         part_auroc(scores, np.zeros(61, bool), other, COHORT)
+
+
+def test_part_effects_against_single_deletions() -> None:
+    model, squares = net(), grid_partition(COHORT, 60)
+    found = part_effects(model, COHORT, squares, progress=False)
+    for g in range(len(squares)):
+        patient = COHORT.patients[squares.images[g]]
+        mine = np.array(COHORT.patients)[COHORT.images] == patient
+        keep = (squares.codes != g)[mine]
+        graph = COHORT.patient(patient)
+        expected = one_by_one(model, graph, np.ones(len(graph), bool))
+        assert abs(found[g] - (expected - one_by_one(model, graph, keep))) < 1e-5
+    with pytest.raises(InputError, match="two parts per patient, got one of patient 'b'"):
+        part_effects(model, COHORT, grid_partition(COHORT, 1000), progress=False)
+    with pytest.raises(InputError, match="partition of 61 cells, got one of 21"):
+        part_effects(model, COHORT, grid_partition(COHORT.patient("a"), 10), progress=False)
