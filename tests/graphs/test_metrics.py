@@ -201,12 +201,12 @@ def test_bootstrap():
 
 def test_bootstrap_covers():
     """About 90 of 100 intervals of level 0.9 hold the C-index of the population."""
-    truth = harrell(*patients(99, 4000, False))
+    truth = harrell(*patients(99, 2000, False))
     hits = 0
-    for seed in range(60):
-        found = bootstrap(*patients(seed + 200, 60, False), samples=80, level=0.9)
+    for seed in range(40):
+        found = bootstrap(*patients(seed + 200, 60, False), samples=60, level=0.9)
         hits += found.low <= truth <= found.high
-    assert 46 <= hits <= 60
+    assert 30 <= hits <= 40
 
 
 def test_bad_input():
