@@ -9,9 +9,9 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score
 
 from xai.errors import InputError
-from xai.evaluate import clustering_score as module
+from xai.evaluate import group_clustering as module
 from xai.evaluate import performance_drop
-from xai.evaluate.clustering_score import clustering_score
+from xai.evaluate.group_clustering import clustering_score
 from xai.evaluate.performance_drop import (
     PerformanceDrop,
     average_performance_drop,
