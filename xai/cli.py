@@ -5,7 +5,6 @@ Heavy libraries are imported inside the commands, so that ``xai --help`` answers
 
 from __future__ import annotations
 
-import json
 import traceback
 import warnings
 from collections.abc import Callable
@@ -14,8 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
 from xai import cli_options as options
+from xai.cli_graph import explain_graph
+from xai.cli_output import print_json, print_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,9 +28,22 @@ WRONG_USE = 2
 
 P = ParamSpec("P")
 
+
+class Commands(TyperGroup):
+    """``xai explain --graph`` takes other options than ``xai explain``: it is another command."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the arguments name."""
+        graph = any(arg == "--graph" or arg.startswith("--graph=") for arg in args)
+        if args[0] == "explain" and graph:
+            args = ["explain-graph", *args[1:]]
+        return super().resolve_command(ctx, args)
+
+
 # Plain text: messages stay on one line, whatever the width of the terminal.
 app = typer.Typer(
     name="xai",
+    cls=Commands,
     help="Explain and audit fitted clusterings and anomaly detectors.",
     epilog="Exit codes: 0 fine, 1 the audit has findings, 2 wrong use or an error.",
     no_args_is_help=True,
@@ -71,14 +86,6 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 def _complain(message: str) -> None:
     typer.echo(f"Error: {message}", err=True)
-
-
-def _print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, allow_nan=False))
-
-
-def _print_text(text: str, files: list[Path]) -> None:
-    typer.echo("\n".join([text, *(f"Wrote {path}" for path in files)]))
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -150,6 +157,9 @@ def explain(
 ) -> None:
     """Say which features of every row led the model to its decision.
 
+    With --graph FILE, which cells led a graph network to the risk of every patient; that has other
+    options, see xai explain-graph --help.
+
     Example: xai explain model.skops --data wine.csv --out explained
     """
     from xai import command_steps as steps
@@ -186,9 +196,12 @@ def explain(
                 steps.write(relevance, scratch / name)
     files = [] if where is None else where.paths
     if as_json:
-        _print_json(to_document(relevance, values=where is None, files=files))
+        print_json(to_document(relevance, values=where is None, files=files))
     else:
-        _print_text(to_text(relevance), files)
+        print_text(to_text(relevance), files)
+
+
+app.command("explain-graph")(reports_errors(explain_graph))
 
 
 @app.command()
@@ -263,9 +276,9 @@ def audit(
             for name in where.names:
                 steps.write_report(report, scratch / name)
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     else:
-        _print_text(report_text(report), [] if where is None else where.paths)
+        print_text(report_text(report), [] if where is None else where.paths)
     raise typer.Exit(report.exit_code)
 
 
@@ -286,6 +299,6 @@ def demo(
 
     report = run_demo(out)
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     else:
-        _print_text(report_text(report), [out / "report.html", out / "report.json"])
+        print_text(report_text(report), [out / "report.html", out / "report.json"])

@@ -33,7 +33,7 @@ def phenotype_bars(
     relevance: GraphRelevance,
     *,
     how: Literal["sum", "mean"] = "sum",
-    groups: Sequence[Any] | None = None,
+    groups: Sequence[Any] | pd.Categorical | None = None,
     interval: Interval = "t",
     level: float = 0.95,
     seed: int = 0,
@@ -198,7 +198,7 @@ def _present(relevance: GraphRelevance) -> Array:
     return kept
 
 
-def _groups(groups: Sequence[Any] | None, count: int) -> list[Any]:
+def _groups(groups: Sequence[Any] | pd.Categorical | None, count: int) -> list[Any]:
     if groups is None:
         return [""] * count
     labels = list(groups)

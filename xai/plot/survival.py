@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def kaplan_meier(
     outcome: Outcome,
-    groups: Sequence[Any] | None = None,
+    groups: Sequence[Any] | pd.Categorical | None = None,
     *,
     level: float = 0.95,
     ax: Axes | None = None,

@@ -1,0 +1,417 @@
+"""What ``xai explain --graph`` does between reading its options and printing a result."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from graphs.build import delaunay_graph, knn_graph, radius_graph
+from graphs.cell_graph import CellGraph
+from graphs.checkpoint import GraphManifest
+from graphs.lrp import explain, graph_composite, grid_relevance, interaction_range
+from graphs.readers import Columns, read_cells
+from graphs.readers.tables import PARQUET, TEXT, read_columns, table_header
+from graphs.relevance import GraphRelevance
+from graphs.survival import Outcome
+from xai.cli_graph_options import GRAPH_DEFAULT_FORMATS, GRAPH_FORMATS
+from xai.cohort_report import strongest_image
+from xai.command_steps import Destination
+from xai.errors import InputError
+from xai.export import (
+    cells_to_geojson,
+    cells_to_table,
+    parts_to_geojson,
+    parts_to_table,
+    save_graph_relevance,
+)
+from xai.export.tables import write_table
+from xai.file_formats import require_file
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SATURATED = 0.99
+TABLES = ("csv", "parquet")
+
+
+@dataclass(frozen=True)
+class CellFiles:
+    """Files of cells, and what their columns are."""
+
+    paths: list[Path]
+    columns: dict[str, Any]
+    unit: Literal["um", "mm", "px"] | None
+    mpp: float | None
+    unknown: Literal["error", "keep"]
+    duplicates: Literal["error", "drop", "keep"]
+    missing: Literal["error", "drop"]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Which cells to join; lengths in the unit of the cells."""
+
+    k: int | None
+    max_edge: float | None
+    radius: float | None
+    delaunay: float | None
+
+    def __post_init__(self) -> None:
+        given = [self.k, self.radius, self.delaunay]
+        if sum(value is not None for value in given) > 1:
+            raise InputError("--k, --radius and --delaunay are three ways to join cells; give one.")
+        if self.max_edge is not None and self.k is None:
+            raise InputError("--max-edge limits the edges of --k; give both.")
+
+    def __str__(self) -> str:
+        if self.k is not None:
+            limit = "" if self.max_edge is None else f", edges up to {self.max_edge:g}"
+            return f"{self.k} nearest{limit}"
+        if self.radius is not None:
+            return f"radius {self.radius:g}"
+        return "edges of the file" if self.delaunay is None else f"Delaunay to {self.delaunay:g}"
+
+    def joined(self, cells: CellGraph) -> CellGraph:
+        """The cells with edges.
+
+        Raises
+        ------
+        InputError
+            No way given, and no edges in the file.
+        """
+        if self.k is not None:
+            return knn_graph(cells, self.k, self.max_edge, unit=cells.unit)
+        if self.radius is not None:
+            return radius_graph(cells, self.radius, unit=cells.unit)
+        if self.delaunay is not None:
+            return delaunay_graph(cells, self.delaunay, unit=cells.unit)
+        if cells.edges is None:
+            raise InputError(
+                "Expected how to join the cells, as it was done for training: --k 3, --radius 20 "
+                "or --delaunay 50."
+            )
+        return cells
+
+
+def cells_for(files: CellFiles, manifest: GraphManifest, only: Sequence[str]) -> CellGraph:
+    """The cells, with phenotypes and features in the order in which the network takes them.
+
+    Raises
+    ------
+    InputError
+        Features of other names than the network's, a phenotype it does not know, no such patient.
+    """
+    for path in files.paths:
+        require_file(path)
+    features = files.columns.get("features", ())
+    names = manifest.input_names
+    phenotypes = names[: len(names) - len(features)]
+    if names[len(phenotypes) :] != tuple(features):
+        raise InputError(
+            f"Expected --column features={','.join(names[len(phenotypes) :])}, the last of the "
+            f"network's inputs ({', '.join(names)}), got {','.join(features)}."
+        )
+    _require_no_feature_among(phenotypes, files)
+    cells = read_cells(
+        list(files.paths),
+        Columns(**files.columns) if files.columns else None,
+        unit=files.unit,
+        mpp=files.mpp,
+        phenotypes=phenotypes,
+        unknown=files.unknown,
+        duplicates=files.duplicates,
+        missing=files.missing,
+    )
+    if cells.input_names != names:
+        raise InputError(
+            f"Expected the network's inputs {', '.join(names)}, got {', '.join(cells.input_names)}."
+        )
+    return cells.patient(*only) if only else cells
+
+
+def _require_no_feature_among(phenotypes: Sequence[str], files: CellFiles) -> None:
+    """Refuse to take a measurement for a phenotype that no cell happens to have."""
+    chosen = files.columns.get("phenotype", "phenotype")
+    taken = {chosen} if isinstance(chosen, str) else set(chosen)
+    for path in files.paths:
+        if not path.name.lower().endswith((*PARQUET, *TEXT)):
+            continue
+        also = [name for name in phenotypes if name in set(table_header(path)) - taken]
+        if also:
+            raise InputError(
+                f"{also[0]!r} is an input of the network and a column of {path}: if it is a "
+                f"measurement, say --column features={','.join(also)}; if it is a phenotype of its "
+                "own column, name all of them with --column phenotype=..."
+            )
+
+
+def patient_table(
+    path: Path | None, id_column: str | None, wanted: Sequence[str], patients: Sequence[str]
+) -> pd.DataFrame | None:
+    """Rows of the patients that have cells, in their order, with the columns ``wanted``.
+
+    Raises
+    ------
+    InputError
+        No table although columns are wanted, a column or a patient that is not there or twice.
+    """
+    wanted = list(dict.fromkeys(wanted))
+    if path is None:
+        if wanted:
+            raise InputError(
+                f"Expected --covariates FILE, a table with one row per patient and the columns "
+                f"{', '.join(wanted)}."
+            )
+        return None
+    require_file(path)
+    if not path.name.lower().endswith((*PARQUET, *TEXT)):
+        raise InputError(f"Expected a .csv, .tsv or .parquet table of patients, got {path}.")
+    key = table_header(path)[0] if id_column is None else id_column
+    if key in wanted:
+        raise InputError(f"Expected names of patients in {key!r}, which is wanted as a number.")
+    table = read_columns(path, [key, *wanted], [key])
+    names = table[key].map(_name)
+    table = table.drop(columns=key).set_axis(pd.Index(names, name="patient"), axis=0)
+    lacking = [name for name in patients if name not in set(names)]
+    if lacking:
+        raise InputError(
+            f"Expected a row of patient {lacking[0]!r} in {path} ({len(lacking)} patients with "
+            f"cells have none); its column {key!r} begins with {', '.join(map(repr, names[:3]))}."
+        )
+    found = table.loc[list(patients)]
+    if len(found) > len(patients):
+        twice = found.index[found.index.duplicated()][0]
+        raise InputError(f"Expected one row per patient in {path}, got {twice!r} twice.")
+    return found
+
+
+def _name(value: Any) -> str:
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else str(value)
+
+
+def outcome_of(
+    table: pd.DataFrame | None, time: str | None, event: str | None, unit: str
+) -> Outcome | None:
+    """The outcome, if its columns were named.
+
+    Raises
+    ------
+    InputError
+        One of the two columns without the other.
+    """
+    if (time is None) != (event is None):
+        raise InputError("--time and --event belong together; give both.")
+    if table is None or time is None or event is None:
+        return None
+    return Outcome.from_table(table, time, event, unit)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to explain."""
+
+    gamma: float
+    grid: float | None
+    offsets: int
+    sizes: tuple[float, ...]
+    dtype: torch.dtype
+    device: str
+
+    def __post_init__(self) -> None:
+        if self.offsets > 1 and self.grid is None:
+            raise InputError("--offsets shifts the squares of --grid; give both.")
+        try:
+            torch.zeros(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"Cannot compute on device {self.device!r}: {reason}") from error
+
+    def relevance(
+        self, model: nn.Module, graph: CellGraph, covariates: pd.DataFrame | None
+    ) -> GraphRelevance:
+        """Relevance of every cell."""
+        composite = graph_composite(self.gamma)
+        if self.grid is None:
+            return explain(
+                model, graph, covariates, composite=composite, dtype=self.dtype, device=self.device
+            )
+        return grid_relevance(
+            model, graph, self.grid, covariates, offsets=self.offsets, composite=composite,
+            dtype=self.dtype, device=self.device,
+        )  # fmt: skip
+
+    def interaction(
+        self, model: nn.Module, graph: CellGraph, covariates: pd.DataFrame | None
+    ) -> pd.DataFrame | None:
+        """How much stays inside squares of the sizes asked for."""
+        if not self.sizes:
+            return None
+        return interaction_range(
+            model, graph, self.sizes, covariates, composite=graph_composite(self.gamma),
+            dtype=self.dtype, device=self.device,
+        )  # fmt: skip
+
+
+def provenance(
+    model: Path, manifest: GraphManifest, files: CellFiles, neighbours: Neighbours, method: Method
+) -> dict[str, str]:
+    """Digests, options and versions: what it takes to repeat an explanation."""
+    found = {
+        "model": model.name,
+        "weights_sha256": manifest.weights_sha256,
+        "members": str(len(manifest.configs)) + (f", {manifest.how}" if manifest.how else ""),
+        "inputs": ", ".join(manifest.input_names),
+    }
+    for path in files.paths:
+        with path.open("rb") as file:
+            found[f"sha256 of {path.name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+    found["neighbours"] = str(neighbours)
+    if method.grid is not None:
+        found["grid"] = f"{method.grid:g}, {method.offsets} offsets along each axis"
+    found["precision"] = str(method.dtype).removeprefix("torch.")
+    found |= {name: version(name) for name in ("unsupervised-xai", "torch", "numpy")}
+    return found
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def graph_destination(
+    out: Path | None,
+    formats: Sequence[str] | None,
+    graph: CellGraph,
+    *,
+    grid: bool,
+    sizes: bool,
+    report: bool,
+) -> Destination | None:
+    """Which files are written: one whose suffix names its format, or several in a folder.
+
+    Raises
+    ------
+    InputError
+        Options that contradict one another, a single GeoJSON file for several images.
+    """
+    if out is None:
+        if formats or report:
+            raise InputError("--format and --report say what to write; say where with --out.")
+        return None
+    kind = out.suffix.lower().removeprefix(".")
+    if kind in (*GRAPH_FORMATS, "html") and not out.is_dir():
+        if formats or report:
+            raise InputError(
+                f"--format and --report are for folders; the suffix of {out} already names one."
+            )
+        if kind == "geojson" and len(graph.image_names) > 1:
+            raise InputError(
+                f"Expected one image for the file {out}, got {len(graph.image_names)}; give a "
+                "folder, or --patient."
+            )
+        return Destination(out.parent, (out.name,))
+    names: list[str] = []
+    for kind in formats or GRAPH_DEFAULT_FORMATS:
+        if kind in TABLES:
+            names += [f"cells.{kind}", f"patients.{kind}", f"phenotypes.{kind}"]
+            names += [f"parts.{kind}"] * grid + [f"interaction_range.{kind}"] * sizes
+        elif kind == "geojson":
+            for name in file_names(graph.image_names):
+                names += [f"cells-{name}.geojson"] + [f"parts-{name}.geojson"] * grid
+        else:
+            names.append({"png": "tissue.png", "svg": "tissue.svg"}.get(kind, f"relevance.{kind}"))
+    return Destination(out, (*names, *(["report.html", "report.json"] if report else [])))
+
+
+def file_names(images: Sequence[str]) -> list[str]:
+    """Names of images as parts of file names, all different on every file system.
+
+    Examples
+    --------
+    >>> file_names(["a/b", "a_b", "..", "A_B"])
+    ['a_b', 'a_b-2', '_', 'A_B-3']
+    """
+    found: list[str] = []
+    seen: dict[str, int] = {}
+    for image in images:
+        plain = re.sub(r"[^\w.+ -]+|^\.+|\.+$", "_", image)[:80]
+        count = seen[plain.lower()] = seen.get(plain.lower(), 0) + 1
+        name = plain if count == 1 else f"{plain}-{count}"
+        seen.setdefault(name.lower(), 1)
+        found.append(name)
+    return found
+
+
+def require_scale(names: Sequence[str], graph: CellGraph, mpp: float | None) -> None:
+    """Refuse GeoJSON that cannot be placed, before any work.
+
+    Raises
+    ------
+    InputError
+        No pixel size for positions in micrometres, or one for those in pixels.
+    """
+    if not any(name.endswith(".geojson") for name in names):
+        return
+    if graph.unit == "um" and mpp is None:
+        raise InputError(
+            "GeoJSON is in the pixels of a slide and the cells are in micrometres: say how many "
+            "micrometres a pixel has with --slide-mpp."
+        )
+    if graph.unit == "px" and mpp is not None:
+        raise InputError("The cells are in pixels of unknown size; leave --slide-mpp out.")
+
+
+def write_files(
+    relevance: GraphRelevance,
+    interaction: pd.DataFrame | None,
+    names: Sequence[str],
+    folder: Path,
+    mpp: float | None,
+) -> None:
+    """Write every file of ``names`` but the report into ``folder``."""
+    images = dict(zip(file_names(relevance.graph.image_names), relevance.graph.image_names,
+                      strict=True))  # fmt: skip
+    for name in names:
+        path = folder / name
+        stem, kind = path.stem, path.suffix.lower().removeprefix(".")
+        if kind in TABLES:
+            if stem == "parts":
+                parts_to_table(relevance, path)
+            elif stem == "patients":
+                write_table(relevance.accounts().reset_index(), path)
+            elif stem == "phenotypes":
+                write_table(relevance.by("phenotype").reset_index(), path)
+            elif stem == "interaction_range" and interaction is not None:
+                write_table(interaction, path)
+            else:
+                cells_to_table(relevance, path)
+        elif kind == "geojson":
+            what, _, image = stem.partition("-")
+            write = parts_to_geojson if what == "parts" and image in images else cells_to_geojson
+            write(relevance, path, image=images.get(image), mpp=mpp)
+        elif kind in ("npz", "json") and stem != "report":
+            save_graph_relevance(relevance, path)
+        elif kind in ("png", "svg"):
+            extremes(relevance).savefig(path, dpi=150, metadata={"Date": None} if kind == "svg"
+                                        else None)  # fmt: skip
+
+
+def extremes(relevance: GraphRelevance) -> Any:
+    """Tissue of the patients of the highest and of the lowest risk, on one scale."""
+    from xai.plot import tissue_map
+
+    ends = {int(np.argmax(relevance.log_hazard)), int(np.argmin(relevance.log_hazard))}
+    chosen = [strongest_image(relevance, k) for k in sorted(ends, key=lambda k:
+              -relevance.log_hazard[k])]  # fmt: skip
+    shown = np.isin(relevance.graph.images, chosen)
+    quantile = SATURATED if np.quantile(np.abs(relevance.cells[shown]), SATURATED) > 0 else None
+    return tissue_map(relevance, [relevance.graph.image_names[i] for i in chosen],
+                      quantile=quantile)  # fmt: skip
