@@ -58,7 +58,8 @@ def test_the_ten_lines_of_the_documentation_are_these():
 
 def test_all_checks_are_asked_and_answer():
     report = Audit(MODEL, WINE.data, labels=WINE.target).run()
-    assert list(report.overview.columns) == [check.name for check in CHECKS]
+    asked = [check.name for check in CHECKS if not check.needs]
+    assert list(report.overview.columns) == asked
     assert list(report.overview.index) == ["KMeans"]
     assert report.provenance["checks"] == "conservation, collapse, placement"
     assert report.provenance["input_sha256"]

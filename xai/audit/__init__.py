@@ -4,6 +4,7 @@ from xai.audit.check import Check
 from xai.audit.collapse import Collapse
 from xai.audit.conservation import Conservation
 from xai.audit.context import AuditContext, Rescored
+from xai.audit.groups import Groups
 from xai.audit.placement import Placement
 from xai.audit.runner import CHECKS, Audit
 
@@ -14,6 +15,7 @@ __all__ = [
     "Check",
     "Collapse",
     "Conservation",
+    "Groups",
     "Placement",
     "Rescored",
 ]

@@ -39,10 +39,14 @@ class Check(ABC):
         Short, for the report's columns and for ``checks=["name"]``.
     question
         What it asks, as a sentence.
+    needs
+        ``"groups"``, ``"labels"`` or ``"masks"`` where it can say nothing without them: an audit
+        without these asks it only by name.
     """
 
     name: ClassVar[str]
     question: ClassVar[str]
+    needs: ClassVar[str] = ""
 
     @abstractmethod
     def run(self, audit: AuditContext) -> Iterator[Answer]:

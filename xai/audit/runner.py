@@ -18,13 +18,14 @@ from xai.audit.check import Check
 from xai.audit.collapse import Collapse
 from xai.audit.conservation import Conservation
 from xai.audit.context import AuditContext
+from xai.audit.groups import Groups
 from xai.audit.inputs import column_of, masks_of, rows_of
 from xai.audit.placement import Placement
 from xai.errors import InputError, UnsupportedModelError
 from xai.report import Answer, NotAssessable, Report
 
-CHECKS: tuple[type[Check], ...] = (Conservation, Collapse, Placement)
-"""What an audit asks unless told otherwise, in this order."""
+CHECKS: tuple[type[Check], ...] = (Conservation, Collapse, Placement, Groups)
+"""What an audit asks unless told otherwise, in this order; what needs groups, where they are."""
 
 
 class Audit:
@@ -91,7 +92,6 @@ class Audit:
         shaped = net.features is not None or net.n_features is None
         flat = rows if shaped else rows.reshape(len(rows), -1)
         net.check(torch.as_tensor(flat))
-        self.checks = tuple(_resolve(checks))
         self.name = name or net.model_name or type(model).__name__
         self.progress = progress
         self.context = AuditContext(
@@ -106,6 +106,7 @@ class Audit:
             seed,
             progress,
         )
+        self.checks = tuple(_resolve(checks, self.context))
 
     def run(self) -> Report:
         """Ask every check; one that this model does not support is reported, not left out."""
@@ -148,10 +149,15 @@ class Audit:
         }
 
 
-def _resolve(checks: Sequence[Check | str] | None) -> Iterable[Check]:
+def _has(audit: AuditContext, name: str) -> bool:
+    return getattr(audit, name) is not None
+
+
+def _resolve(checks: Sequence[Check | str] | None, audit: AuditContext) -> Iterable[Check]:
     known = {check.name: check for check in CHECKS}
     if checks is None:
-        checks = list(known)
+        given = {""} | {name for name in ("labels", "groups", "masks") if _has(audit, name)}
+        checks = [name for name, check in known.items() if check.needs in given]
     if isinstance(checks, str | Check) or not checks:
         raise InputError(
             f"Expected a list of checks, or names of {', '.join(known)}, got {checks!r}."
