@@ -301,7 +301,9 @@ def _maps(relevance: GraphRelevance) -> Section:
             )
         )
         if by_part:
-            alone = NotebookFigure(figsize=(5.6, 4.8), layout="constrained")
+            width, height = np.ptp(graph.positions[graph.images == chosen[int(k)]], axis=0)
+            tall = 4.4 * float(np.clip(height / max(width, 1e-9), 0.25, 1.6)) + 1.0
+            alone = NotebookFigure(figsize=(5.8, tall), layout="constrained")
             pictures.append(
                 Picture(
                     tissue_map(relevance, name, by="part", ax=alone.subplots()),

@@ -180,6 +180,8 @@ def patient_table(
         raise InputError(f"Expected names of patients in {key!r}, which is wanted as a number.")
     table = read_columns(path, [key, *wanted], [key])
     names = table[key].map(_name)
+    if not set(patients) <= set(names):  # 7 is the patient 7.0 of a column of numbers with gaps
+        names = names.str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
     table = table.drop(columns=key).set_axis(pd.Index(names, name="patient"), axis=0)
     lacking = [name for name in patients if name not in set(names)]
     if lacking:

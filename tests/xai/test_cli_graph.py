@@ -303,6 +303,17 @@ def test_files_are_replaced_only_when_asked(folder, tmp_path):
     assert run(*args, "--overwrite").exit_code == 0
 
 
+def test_patients_as_numbers_with_gaps(folder, tmp_path):
+    table = pd.read_csv(folder / "patients.csv")
+    table["name"] = table["name"].astype(float)
+    for name in ("patients.csv", "patients.parquet"):
+        write = table.to_csv if name.endswith("csv") else table.to_parquet
+        write(tmp_path / name, index=False)
+        result = run(*base(folder), "--covariates", tmp_path / name, "--json")
+        assert result.exit_code == 0, result.output
+        assert len(json.loads(result.stdout)["patients"]) == 6
+
+
 def test_columns_and_lengths():
     import typer
 

@@ -104,9 +104,9 @@ def phenotype_bars(
     if groups is not None:
         plain(*ax.legend(fontsize=8, frameon=False, loc="best").get_texts())
     unit = "of all its cells" if how == "sum" else "per cell"
-    ax.set_xlabel(f"relevance {unit}, mean over patients; positive raises the risk", fontsize=9)
+    ax.set_xlabel(f"relevance {unit}, mean over patients;\npositive raises the risk", fontsize=9)
     spread = interval_words(interval, level) if len(table) > 1 else "no interval for one patient"
-    ax.set_title(f"{_patients(len(table))}; bars: mean, {spread}", fontsize=9, loc="left")
+    ax.set_title(f"{_patients(len(table))}\nbars: mean, {spread}", fontsize=9, loc="left")
     return figure
 
 
