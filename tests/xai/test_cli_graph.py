@@ -20,6 +20,7 @@ from graphs.readers import Columns, read_cells
 from graphs.training import seeded
 from xai.cli import app
 from xai.cli_graph_options import FIELDS, column, lengths
+from xai.cli_output import print_text
 from xai.export import load_graph_relevance
 
 NAMES = ("tumour", "T cell", "<script>B</script>")
@@ -115,23 +116,24 @@ def test_grid_offsets_geojson_and_report(folder, tmp_path, monkeypatch):
 
     out = tmp_path / "out"
     result = run(
-        *base(folder), "--grid", 25, "--offsets", 2, "--range", "10,40", "--gamma", 0.5,
+        *base(folder), "--patient", 8, "--patient", 12, "--grid", 25, "--offsets", 2,
+        "--range", "10,40", "--gamma", 0.5,
         "--time", "days", "--event", "died", "--slide-mpp", 0.5, "--report", "--out", out,
         "--format", "json,parquet,geojson",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert f"Wrote 24 files into {out}" in result.stdout
+    assert sum(line.startswith("Wrote") for line in result.stdout.splitlines()) == 14
     net, _ = load_network(folder / "net.safetensors")
     wanted = grid_relevance(
-        net, graph(folder), 25, stages(folder), offsets=2, composite=graph_composite(0.5),
-        dtype=torch.float64,
+        net, graph(folder).patient("8", "12"), 25, stages(folder), offsets=2,
+        composite=graph_composite(0.5), dtype=torch.float64,
     )  # fmt: skip
     found = load_graph_relevance(out / "relevance.json")
     np.testing.assert_allclose(found.values, wanted.values, rtol=1e-12, atol=1e-15)
     assert found.partition.names == wanted.partition.names
     curve = pd.read_parquet(out / "interaction_range.parquet")
     assert sorted(set(curve["cell_size"])) == [10, 40]
-    for image in ("7_0", "12_0"):
+    for image in ("8_0", "12_0"):
         for kind in ("cells", "parts"):
             document = json.loads((out / f"{kind}-{image}.geojson").read_text())
             assert document["type"] == "FeatureCollection"
@@ -312,6 +314,11 @@ def test_patients_as_numbers_with_gaps(folder, tmp_path):
         result = run(*base(folder), "--covariates", tmp_path / name, "--json")
         assert result.exit_code == 0, result.output
         assert len(json.loads(result.stdout)["patients"]) == 6
+
+
+def test_many_files_are_counted(capsys):
+    print_text("done", [Path("out", f"{k}.csv") for k in range(21)])
+    assert capsys.readouterr().out == "done\nWrote 21 files into out\n"
 
 
 def test_columns_and_lengths():
