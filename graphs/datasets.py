@@ -172,6 +172,8 @@ def planted_shortcut(
     Half of the patients, those of ``train``, come from two sites, of which one has sicker patients
     and, in its images, an artefact. Among the other half the artefact means nothing.
 
+    The other parameters and the errors are those of :func:`planted_motif`.
+
     Parameters
     ----------
     kind
@@ -183,8 +185,6 @@ def planted_shortcut(
         Half the difference of the log hazard between the two sites.
     agreement
         Share of the training patients whose artefact goes with their site.
-
-    Other parameters and errors are those of :func:`planted_motif`.
 
     Examples
     --------

@@ -65,7 +65,9 @@ def test_the_page_is_true(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
                 program, *args = shlex.split(command)
                 if program == "xai":
                     result = CliRunner().invoke(app, args)
-                    assert same(result.output, output), f"{command} printed\n{result.output}"
+                    # a slow machine shows progress bars, on stderr
+                    said = result.output if result.exit_code == 2 else result.stdout
+                    assert same(said, output), f"{command} printed\n{result.output}"
 
 
 def test_links_lead_somewhere() -> None:
