@@ -30,11 +30,19 @@ from sklearn.neighbors import KernelDensity
 from sklearn.svm import OneClassSVM
 
 from neuralize import neuralize
-from neuralize.deep import DeepSAD, DeepSVDD, Training
+from neuralize.deep import (
+    FCDD,
+    BinaryClassifier,
+    DeepSAD,
+    DeepSVDD,
+    HypersphereClassifier,
+    Training,
+)
 from neuralize.deep.networks import Architecture
 
 Array = np.ndarray
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+Method = Callable[["Data", int, int], tuple[Array, str]]
 FIELDS = ("method", "normal", "seed", "auroc", "seconds", "setting")
 
 
@@ -120,11 +128,39 @@ def deep_sad(data: Data, normal: int, seed: int) -> tuple[Array, str]:
     return model.decision_function(data.x_test), f"{len(known)} of class {other}"
 
 
-METHODS: dict[str, Callable[[Data, int, int], tuple[Array, str]]] = {
+def exposed(cls: type[HypersphereClassifier] | type[BinaryClassifier]) -> Method:
+    """A classifier exposed to the ones of MNIST; the network is the one it picks by itself."""
+
+    def run(data: Data, normal: int, seed: int) -> tuple[Array, str]:
+        training = settings(3, seed, batch_size=256, milestones=(2,))
+        x, y = against(data.x[data.y == normal], data.narrow())
+        model = cls(training=training).fit(x, y)
+        return model.decision_function(data.x_test), f"{int(y.sum())} ones"
+
+    return run
+
+
+def fcdd(data: Data, normal: int, seed: int) -> tuple[Array, str]:
+    training = settings(4, seed, batch_size=128, lr=1e-3, milestones=(3,))
+    x, y = against(data.x[data.y == normal], data.natural())
+    model = FCDD(preprocessing="contrast", training=training).fit(x, y)
+    return model.decision_function(data.x_test), f"{int(y.sum())} photographs"
+
+
+def against(normals: Array, outliers: Array) -> tuple[Array, Array]:
+    """Normal rows and outliers under one another, labelled 0 and 1."""
+    labels = np.repeat([0, 1], [len(normals), len(outliers)])
+    return np.concatenate([normals, outliers]), labels
+
+
+METHODS: dict[str, Method] = {
     "OC-SVM": one_class_svm,
     "KDE": kernel_density,
     "Deep SVDD": deep_svdd,
     "Deep SAD 1%": deep_sad,
+    "HSC, narrow": exposed(HypersphereClassifier),
+    "BCE, narrow": exposed(BinaryClassifier),
+    "FCDD, natural": fcdd,
 }
 FIXED = ("OC-SVM", "KDE")
 """Methods without chance: one seed."""
