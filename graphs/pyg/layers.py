@@ -215,6 +215,7 @@ class Layers:
 
         handles: list[Any] = []
         for module in model.modules():
+            conv: Any = module
             if isinstance(module, GraphNorm) or (
                 isinstance(module, LayerNorm) and module.mode == "graph"
             ):
@@ -222,12 +223,11 @@ class Layers:
             elif isinstance(module, SelectTopK):
                 handles.append(module.register_forward_hook(_select))
             elif type(module) in (SAGEConv, GraphConv):
-                conv: Any = module
                 handles.append(conv.register_propagate_forward_hook(self._note_sum))
                 handles.append(conv.register_forward_hook(self._join, with_kwargs=True))
             elif type(module) is GCNConv:
-                handles.append(module.register_propagate_forward_pre_hook(self._note_sent))
-                handles.append(module.register_forward_hook(self._sum_first, with_kwargs=True))
+                handles.append(conv.register_propagate_forward_pre_hook(self._note_sent))
+                handles.append(conv.register_forward_hook(self._sum_first, with_kwargs=True))
             if isinstance(module, MessagePassing):
                 handles.append(module.register_message_forward_pre_hook(self._raw_is_sent))
                 handles += [m.register_forward_hook(self._name) for m in module.children()]
