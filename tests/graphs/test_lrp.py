@@ -297,3 +297,37 @@ def test_averaged_keeps_shares_that_only_some_have():
         explain(net, graph, progress=False), grid_relevance(net, graph, 20, progress=False)
     ])  # fmt: skip
     np.testing.assert_allclose(both.conservation_error, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("conv", ["gin", "gcn", "sage"])
+def test_every_layer_by_its_dense_jacobian(conv):
+    """One block, layer by layer: ``R_in = h . J^T (R_out / z)`` with ``J`` from autograd."""
+    graph = cohort(sizes=((12,),))
+    net = network(graph, hidden=6, blocks=1, conv=conv, skip=False, readouts=("mean",))
+    _, x, a, _, _ = dense_inputs(net, graph, "0")
+    block, eye = net.blocks[0], torch.eye(len(a), dtype=torch.float64)
+    if conv == "gin":
+        steps = [lambda h: (a + eye) @ h, block.conv.mlp[0], torch.relu, block.conv.mlp[2]]
+    elif conv == "gcn":
+        d = (a + eye).sum(1) ** -0.5
+        steps = [lambda h: (d[:, None] * (a + eye) * d) @ h, block.conv.linear]
+    else:
+        mean = a / a.sum(1, keepdim=True).clamp(min=1)
+        steps = [lambda h: torch.cat([mean @ h, h], 1), block.conv.linear]
+    scale = block.norm.weight / torch.sqrt(block.norm.running_var + block.norm.eps)
+    shift = block.norm.bias - block.norm.running_mean * scale
+    chain = [
+        net.encoder, *steps, torch.relu, lambda h: h * scale + shift,
+        lambda h: h.mean(0, keepdim=True), net.head[0], torch.relu, net.head[2], net.log_hazard,
+    ]  # fmt: skip
+    values = [x]
+    with torch.no_grad():
+        for f in chain:
+            values.append(f(values[-1]))
+    exact = explain(net, graph, composite=graph_composite(0.0, 0.0), progress=False)
+    r = values[-1]
+    for f, h, z in zip(reversed(chain), reversed(values[:-1]), reversed(values[1:]), strict=True):
+        if f is not torch.relu:
+            jacobian = torch.autograd.functional.jacobian(f, h)
+            r = h * torch.tensordot(torch.where(z == 0, 0 * z, r / z), jacobian, dims=z.ndim)
+    np.testing.assert_allclose(exact.values, r.detach(), rtol=0, atol=1e-12)
