@@ -66,6 +66,7 @@ def frequency(
     Examples
     --------
     >>> from torch import nn
+    >>> _ = torch.manual_seed(0)
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2, bias=False))
     >>> found = frequency(net, np.ones((1, 4, 4), dtype=np.float32))
     >>> found.values.shape, bool(np.isclose(found.values[0, 0, 0], found.evidence[0]))
