@@ -232,8 +232,8 @@ def shortcut(seed: int, means: bool = False) -> pd.DataFrame:
     """Networks with both readouts and their control; or, with ``means``, those that read means."""
     rows = []
     for kind in ("phenotype", "density"):
-        cohort = planted_shortcut(seed, kind, SITES, images=1)  # type: ignore[arg-type]
-        control = planted_shortcut(seed, kind, SITES, images=1, agreement=0.5)  # type: ignore[arg-type]
+        cohort = planted_shortcut(seed, kind, SITES, images=1)
+        control = planted_shortcut(seed, kind, SITES, images=1, agreement=0.5)
         held = cohort.split(train=False)
         with_it = np.flatnonzero(held.patients["batch"].to_numpy() == 1)[:EXPLAINED]
         shown = first(held, np.isin(np.arange(len(held.outcome)), with_it))

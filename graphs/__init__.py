@@ -7,8 +7,9 @@ from graphs.build import delaunay_graph, knn_graph, radius_graph
 from graphs.cell_graph import CellGraph, concatenated, each_patient
 from graphs.checkpoint import load_network, save_network
 from graphs.ensemble import GraphEnsemble, train_ensemble
+from graphs.inputs import GraphInput, graph_input
 from graphs.lrp import explain, graph_composite, grid_relevance, interaction_range
-from graphs.network import CellGraphNet, GraphConfig, GraphInput, graph_input
+from graphs.network import CellGraphNet, GraphConfig
 from graphs.partition import Partition, grid_partition, neighbourhoods, partition_by
 from graphs.readers import Columns, DroppedCellsWarning, read_cells, to_anndata
 from graphs.relevance import GraphRelevance

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from graphs.cell_graph import CellGraph, each_patient
+from graphs.inputs import GraphInput, graph_input
 from graphs.lrp import covariate_names, prepared
-from graphs.network import GraphInput, graph_input
+from graphs.network import CellGraphNet
 from neuralize.errors import InputError
 
 Array = np.ndarray
@@ -41,7 +42,7 @@ def _gradient(
         device = next((p.device for p in net.parameters()), None)
         data = graph_input(graph, covariates, covariate_names(net)).to(device, dtype)
         point = at(data.x).clone().requires_grad_()
-        hazard = net.of_features(point, data)  # type: ignore[operator]
+        hazard = net.of_features(point, data)
         (gradient,) = torch.autograd.grad(hazard.sum(), point)
     return data.x.double().cpu(), gradient.double().cpu()
 
@@ -129,14 +130,13 @@ class ForPyG(nn.Module):
     The edges are those of the patient; ``edge_index`` is not read, so edge masks have no effect.
     """
 
-    def __init__(self, net: nn.Module, data: GraphInput) -> None:
+    def __init__(self, net: CellGraphNet, data: GraphInput) -> None:
         super().__init__()
         self.net, self.data = net, data
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         """Log hazard ``(1, 1)`` of features ``x`` ``(n, f)``."""
-        hazard: Tensor = self.net.of_features(x, self.data)  # type: ignore[operator]
-        return hazard[:, None]
+        return self.net.of_features(x, self.data)[:, None]
 
 
 def gnn_explainer(

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from graphs.adjacency import Adjacency
 from graphs.cell_graph import CellGraph
-from graphs.network import Conv, GraphInput, graph_input
+from graphs.inputs import GraphInput, graph_input
+from graphs.network import Conv
 
 FORMS = {
     "gin": lambda adjacency: adjacency.with_self_loops(),

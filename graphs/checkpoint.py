@@ -6,31 +6,19 @@ digest of the weights' file: without the names, nobody knows which column of the
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from graphs.ensemble import GraphEnsemble
 from graphs.network import CellGraphNet, GraphConfig
 from graphs.training import GraphTraining
 from neuralize.errors import CheckpointError, InputError
-
-FORMAT = 1
-WEIGHTS, MANIFEST = ".safetensors", ".json"
-MADE_WITH = ("unsupervised-xai", "torch", "numpy")
+from neuralize.sealed import Sealed, read_sealed, versions, write_sealed
 
 
-class GraphManifest(BaseModel):
+class GraphManifest(Sealed):
     """What a file is of.
 
     Attributes
@@ -45,23 +33,14 @@ class GraphManifest(BaseModel):
         Of the survival times it was trained on.
     training
         How it was trained, if it was said.
-    weights_sha256
-        Digest of the weights' file.
-    versions
-        Of what it was made with.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
-    format: int = FORMAT
     kind: Literal["cell graph network"] = "cell graph network"
     how: Literal["mean", "median"] | None
     configs: list[dict[str, Any]]
     input_names: tuple[str, ...]
     unit: str = ""
     training: dict[str, Any] | None = None
-    weights_sha256: str = ""
-    versions: dict[str, str] = {}
 
 
 def save_network(
@@ -88,37 +67,26 @@ def save_network(
     InputError
         Another number of names than the network has inputs.
     """
-    path = Path(path)
-    if path.suffix != WEIGHTS:
-        raise CheckpointError(f"Expected a name ending in {WEIGHTS}, got {path}.")
-    if not path.parent.is_dir():
-        raise CheckpointError(f"Expected an existing folder, got {path.parent}.")
     if len(input_names) != model.config.in_features:
         raise InputError(
             f"Expected {model.config.in_features} input_names, one per feature of a cell, got "
             f"{len(input_names)}."
         )
     nets = model.members if isinstance(model, GraphEnsemble) else [model]
-    weights = save(
-        {
-            f"{k}.{name}": tensor.detach().cpu().contiguous().clone()
-            for k, net in enumerate(nets)
-            for name, tensor in net.state_dict().items()
-        }
-    )
+    state = {
+        f"{k}.{name}": tensor
+        for k, net in enumerate(nets)
+        for name, tensor in net.state_dict().items()
+    }
     manifest = GraphManifest(
         how=model.how if isinstance(model, GraphEnsemble) else None,
         configs=[asdict(net.config) for net in nets if isinstance(net, CellGraphNet)],
         input_names=tuple(input_names),
         unit=unit,
         training=None if training is None else asdict(training),
-        weights_sha256=hashlib.sha256(weights).hexdigest(),
-        versions={name: version(name) for name in MADE_WITH}
-        | {"python": platform.python_version()},
+        versions=versions(),
     )
-    _replace(path.with_suffix(MANIFEST), (manifest.model_dump_json(indent=2) + "\n").encode())
-    _replace(path, weights)
-    return path
+    return write_sealed(Path(path), state, manifest)
 
 
 def load_network(path: str | Path) -> tuple[CellGraphNet | GraphEnsemble, GraphManifest]:
@@ -129,37 +97,15 @@ def load_network(path: str | Path) -> tuple[CellGraphNet | GraphEnsemble, GraphM
     CheckpointError
         A file that is missing, damaged, of another network, or of another version.
     """
-    weights, beside = Path(path).with_suffix(WEIGHTS), Path(path).with_suffix(MANIFEST)
-    for file in (weights, beside):
-        if not file.is_file():
-            raise CheckpointError(
-                f"Expected {file.name} beside its other half in {file.parent}, found no such file. "
-                "A network is stored as weights and a manifest; move both."
-            )
+    state, manifest = read_sealed(Path(path), GraphManifest, "graph network")
     try:
-        manifest = GraphManifest.model_validate_json(beside.read_bytes())
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{beside} is not a graph network's manifest: {error}") from error
-    if manifest.format != FORMAT:
-        raise CheckpointError(
-            f"{beside}: expected format {FORMAT}, got {manifest.format}; it was written by another "
-            f"version ({manifest.versions.get('unsupervised-xai', 'unknown')})."
-        )
-    content = weights.read_bytes()
-    if hashlib.sha256(content).hexdigest() != manifest.weights_sha256:
-        raise CheckpointError(
-            f"{weights} is damaged, or not the file {beside.name} was written for: its digest is "
-            "another one."
-        )
-    try:
-        state = load(content)
         nets = [_member(k, config, state) for k, config in enumerate(manifest.configs)]
         if manifest.how is None:
             (model,) = nets
             return model.eval(), manifest
         return GraphEnsemble(nets, manifest.how).eval(), manifest
-    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{weights} does not fit {beside.name}: {error}") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not fit its manifest: {error}") from error
 
 
 def _member(number: int, config: dict[str, Any], state: dict[str, Any]) -> CellGraphNet:
@@ -171,16 +117,3 @@ def _member(number: int, config: dict[str, Any], state: dict[str, Any]) -> CellG
     net.to(dtype)
     net.load_state_dict(own)
     return net
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write under a temporary name, then move."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

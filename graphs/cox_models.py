@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from graphs.cell_graph import CellGraph
-from graphs.network import _covariates
+from graphs.inputs import covariate_values
 from graphs.optional import lifelines, quiet
 from graphs.survival import Outcome
 from neuralize.errors import InputError
@@ -76,7 +76,7 @@ class CoxModel:
     @staticmethod
     def _rows(table: pd.DataFrame, patients: Any, columns: Any = None) -> pd.DataFrame:
         names = list(table.columns if columns is None else columns)
-        values = _covariates(table, patients, names).astype(np.float64)
+        values = covariate_values(table, patients, names).astype(np.float64)
         return pd.DataFrame(values, index=list(patients), columns=names)
 
 
@@ -119,7 +119,7 @@ def baseline_tables(
                 f"Expected a column {column!r}, got {', '.join(map(str, clinical.columns))}."
             )
     both = pd.DataFrame(
-        _covariates(clinical, names, [stage, age]), index=list(names), columns=[stage, age]
+        covariate_values(clinical, names, [stage, age]), index=list(names), columns=[stage, age]
     )
     shares = composition(graph)
     if shares.shape[1] > 1:

@@ -107,9 +107,9 @@ def _stages(stage: Any, outcome: Outcome) -> Array:
     if stage is None:
         return np.zeros(len(outcome))
     if isinstance(stage, pd.Series):
-        from graphs.network import _patient_name
+        from graphs.names import as_name
 
-        by_name = stage.set_axis(stage.index.map(_patient_name))
+        by_name = stage.set_axis(stage.index.map(as_name))
         lost = [name for name in outcome.patients if name not in by_name.index]
         if lost:
             raise InputError(f"Expected a stage of every patient, got none of {lost[0]!r}.")

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from graphs.batches import PatientBatches
 from graphs.cell_graph import CellGraph
-from graphs.network import CellGraphNet, GraphConfig, GraphInput
+from graphs.inputs import GraphInput
+from graphs.network import CellGraphNet, GraphConfig
 from graphs.survival import Outcome
-from graphs.training import GraphTraining, fit, seeded
+from graphs.training import GraphTraining, fit
 from neuralize.errors import InputError
+from neuralize.seeding import seeded
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -32,8 +32,8 @@ from torch import nn
 from tqdm import tqdm
 
 from graphs.cell_graph import CellGraph
+from graphs.inputs import graph_input
 from graphs.lrp import covariate_names, prepared
-from graphs.network import graph_input
 from graphs.partition import Partition
 from neuralize.errors import InputError
 
@@ -49,7 +49,7 @@ def log_hazards(
         device = next((p.device for p in net.parameters()), None)
         data = graph_input(graph, covariates, covariate_names(net)).to(device, dtype)
         features = data.x if x is None else torch.as_tensor(x).to(data.x)
-        found: Array = net.of_features(features, data).double().cpu().numpy()  # type: ignore[operator]
+        found: Array = net.of_features(features, data).double().cpu().numpy()
     return found
 
 

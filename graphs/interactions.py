@@ -20,6 +20,7 @@ from torch import nn
 
 from graphs.cell_graph import CellGraph, each_patient
 from graphs.lrp import explain
+from graphs.network import CellGraphNet
 from graphs.partition import Partition
 from graphs.walks import walker
 from neuralize.composites import Composite
@@ -80,7 +81,7 @@ def readout_shares(
     """
     total: pd.DataFrame | None = None
     for member in members(model):
-        kinds: tuple[str, ...] = member.config.readouts  # type: ignore[union-attr, assignment]
+        kinds = member.config.readouts
         rows = {}
         for _, cells in each_patient(graph):
             with walker(member, cells, covariates, composite, dtype, device) as walk:
@@ -147,7 +148,7 @@ def coupling(
     )
 
 
-def members(model: nn.Module) -> list[nn.Module]:
+def members(model: nn.Module) -> list[CellGraphNet]:
     """The networks of an ensemble whose hazards are averaged, or the one network.
 
     Raises
@@ -155,7 +156,7 @@ def members(model: nn.Module) -> list[nn.Module]:
     InputError
         A median, whose member differs from patient to patient.
     """
-    found = list(getattr(model, "members", [model]))
+    found: list[CellGraphNet] = list(getattr(model, "members", [model]))
     if len(found) > 1 and getattr(model, "how", "mean") != "mean":
         raise InputError(
             "Expected one network or an ensemble by mean; for a median, ask the member that is it."

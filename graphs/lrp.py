@@ -16,7 +16,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from graphs.cell_graph import CellGraph, each_patient
-from graphs.network import ConvLinear, GraphInput, graph_input
+from graphs.inputs import GraphInput, graph_input
+from graphs.network import CellGraphNet, ConvLinear
 from graphs.partition import Partition, grid_partition
 from graphs.relevance import GraphRelevance, averaged
 from graphs.routes import Route, following
@@ -173,14 +174,13 @@ def _one(
 class Bag(nn.Module):
     """One patient as a batch of one row: ``(1, n, f) -> (1,)``."""
 
-    def __init__(self, net: nn.Module, data: GraphInput) -> None:
+    def __init__(self, net: CellGraphNet, data: GraphInput) -> None:
         super().__init__()
         self.net, self.data = net, data
 
     def forward(self, x: Tensor) -> Tensor:
         """Log hazard ``(1,)`` of features ``x`` ``(1, n, f)``."""
-        hazard: Tensor = self.net.of_features(x[0], self.data)  # type: ignore[operator]
-        return hazard
+        return self.net.of_features(x[0], self.data)
 
 
 def named(share: str) -> str:
@@ -200,7 +200,7 @@ def covariate_names(net: nn.Module) -> tuple[str, ...]:
 @contextmanager
 def prepared(
     model: nn.Module, dtype: torch.dtype | None, device: Any
-) -> Iterator[tuple[nn.Module, torch.dtype]]:
+) -> Iterator[tuple[CellGraphNet, torch.dtype]]:
     """The model in eval mode, on the device; a copy if it has to be another type."""
     if not hasattr(model, "of_features"):
         raise InputError(
@@ -215,7 +215,8 @@ def prepared(
     training = model.training
     model.eval()
     try:
-        yield model, kind
+        # anything with the same method serves; ensembles have it as well
+        yield cast(CellGraphNet, model), kind
     finally:
         model.train(training)
 

@@ -12,119 +12,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from graphs.adjacency import Adjacency
-from graphs.cell_graph import CellGraph
+from graphs.inputs import GraphInput
 from graphs.routes import aggregate, waypoint
 from neuralize.errors import InputError
 
 Conv = Literal["gin", "gcn", "sage"]
 Readout = Literal["max", "mean", "sum"]
-
-
-@dataclass(frozen=True)
-class GraphInput:
-    """What a graph network reads: cells of one or many patients, images one after the other.
-
-    Attributes
-    ----------
-    x
-        Features of the cells ``(n, f)``.
-    adjacency
-        ``(n, n)``.
-    image_sizes
-        Cells of every image, in order.
-    images_per_patient
-        Images of every patient, in order.
-    covariates
-        ``(p, c)``, in the network's order; ``(p, 0)`` without.
-    """
-
-    x: Tensor
-    adjacency: Adjacency
-    image_sizes: tuple[int, ...]
-    images_per_patient: tuple[int, ...]
-    covariates: Tensor
-
-    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> GraphInput:
-        """The same on another device or in another floating type."""
-        return replace(
-            self,
-            x=self.x.to(device, dtype),
-            adjacency=self.adjacency.to(device, dtype),
-            covariates=self.covariates.to(device, dtype),
-        )
-
-
-def graph_input(graph: CellGraph, covariates: Any = None, names: Sequence[str] = ()) -> GraphInput:
-    """The input of a network.
-
-    Parameters
-    ----------
-    graph
-        With edges.
-    covariates
-        A DataFrame with one row per patient, patients as index.
-    names
-        Which of its columns, in order.
-
-    Raises
-    ------
-    InputError
-        No edges; a patient or a covariate that is missing, or not a finite number.
-    """
-    patients = graph.patient_names
-    values = torch.zeros(len(patients), len(names))
-    if names:
-        if covariates is None:
-            raise InputError(
-                f"Expected covariates {', '.join(names)} as a table with patients as index, got "
-                "None."
-            )
-        values = torch.from_numpy(_covariates(covariates, patients, names))
-    edges = torch.from_numpy(graph.require_edges())
-    return GraphInput(
-        torch.from_numpy(graph.inputs()),
-        Adjacency.from_edges(edges, len(graph), dtype=torch.float32),
-        tuple(map(int, graph.cells_per_image)),
-        tuple(map(int, graph.images_per_patient)),
-        values,
-    )
-
-
-def _covariates(table: Any, patients: Sequence[str], names: Sequence[str]) -> Any:
-    import numpy as np
-
-    missing = [name for name in names if name not in table.columns]
-    if missing:
-        raise InputError(
-            f"Expected a covariate {missing[0]!r}, got columns {', '.join(map(str, table))}."
-        )
-    by_name = table.set_axis(table.index.map(_patient_name), axis=0)
-    absent = [p for p in patients if p not in by_name.index]
-    if absent:
-        raise InputError(
-            f"Expected covariates of patient {absent[0]!r}, which has images ({len(absent)} such "
-            "patients); the table's index must hold the patients' names."
-        )
-    found = by_name.loc[list(patients), list(names)].to_numpy(np.float32, copy=True)
-    if not np.isfinite(found).all():
-        row, column = np.argwhere(~np.isfinite(found))[0]
-        raise InputError(
-            f"Expected finite covariates, got {found[row, column]} for {names[column]!r} of "
-            f"patient {patients[row]!r}."
-        )
-    return found
-
-
-def _patient_name(value: Any) -> str:
-    """A patient as text; 7.0, as tables with gaps store numbers, is 7."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 @dataclass(frozen=True)

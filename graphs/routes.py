@@ -29,7 +29,7 @@ from graphs.adjacency import Adjacency, _csr
 from neuralize.engine.operations.elementwise import SumKind
 from neuralize.engine.registry import Call, register_operation
 from neuralize.engine.rows import Rows
-from neuralize.engine.steps import Shares, Step, share_of
+from neuralize.engine.steps import Shares, Step, Stop, share_of
 from neuralize.rules.named import Epsilon, Ignore
 
 ACROSS = "across parts"
@@ -227,7 +227,7 @@ def _aggregate(call: Call) -> Any:
         parts = parts[cells]
     epsilon = rule.epsilon if isinstance(rule, Epsilon) else 1e-6
     if isinstance(rule, Ignore):
-        return call.run.absorbing(adjacency.csr @ h.detach(), call.tag.rows)
+        return call.apply(Stop(lambda t: adjacency.csr @ t, 1, call.tag.rows), [h], rule)
     step = Aggregate(adjacency, parts, call.tag.rows, epsilon)
     positive = call.tag.nonnegative and bool((adjacency.weights >= 0).all())
     return call.apply(step, [h], rule, nonnegative=positive)

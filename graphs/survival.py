@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphs.network import _patient_name
+from graphs.names import as_name
 from graphs.optional import torchsurv_likelihood
 from neuralize.errors import InputError
 
@@ -69,7 +69,7 @@ class Outcome:
     unit: str = ""
 
     def __post_init__(self) -> None:
-        names = tuple(map(_patient_name, self.patients))
+        names = tuple(map(as_name, self.patients))
         time, event = np.asarray(self.time), np.asarray(self.event)
         if not names or time.shape != (len(names),) or event.shape != (len(names),):
             raise InputError(
@@ -112,7 +112,7 @@ class Outcome:
                 f"Expected a column {missing[0]!r}, got {', '.join(map(str, table.columns))}."
             )
         values = table[time].to_numpy(), table[event].to_numpy()
-        return cls(tuple(table.index.map(_patient_name)), *values, unit=unit)
+        return cls(tuple(table.index.map(as_name)), *values, unit=unit)
 
     def __len__(self) -> int:
         return len(self.patients)

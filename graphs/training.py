@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +18,11 @@ from tqdm import tqdm
 
 from graphs.batches import PatientBatches, batches_with_events
 from graphs.cell_graph import CellGraph, each_patient
-from graphs.network import CellGraphNet, graph_input
+from graphs.inputs import graph_input
+from graphs.network import CellGraphNet
 from graphs.survival import Outcome, cox_loss
 from neuralize.errors import InputError, TrainingError, TrainingWarning
+from neuralize.seeding import seeded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -279,14 +279,6 @@ def predict(
         model.train(training)
     index = pd.Index(graph.patient_names, name="patient")
     return pd.Series(np.array(values), index=index, name="log_hazard")
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Torch's random numbers from ``seed`` inside, and the caller's own state afterwards."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
 
 
 def predict_batches(model: nn.Module, data: PatientBatches, size: int = 8) -> Array:

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from graphs.cell_graph import CellGraph
+from graphs.inputs import graph_input
 from graphs.lrp import Bag, covariate_names, graph_composite, prepared
-from graphs.network import graph_input
 from graphs.routes import Route, following
 from neuralize.composites import Composite
 from neuralize.errors import InputError

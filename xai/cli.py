@@ -109,13 +109,7 @@ def root(
 def explain(
     model: options.Model,
     data: options.Data,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER|FILE",
-            help="Where results go: a folder, or a file whose suffix names its format.",
-        ),
-    ] = None,
+    out: options.Out = None,
     formats: Annotated[
         Any,
         typer.Option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -34,13 +33,7 @@ def explain_graph(
     offsets: graph_options.Offsets = 1,
     sizes: graph_options.Range = None,
     gamma: graph_options.Gamma = 0.25,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER|FILE",
-            help="Where results go: a folder, or a file whose suffix names its format.",
-        ),
-    ] = None,
+    out: options.Out = None,
     formats: Annotated[
         Any,
         typer.Option(
@@ -68,7 +61,7 @@ def explain_graph(
     import torch
 
     from graphs.checkpoint import load_network
-    from xai import command_steps
+    from xai import command_steps, graph_files
     from xai import graph_steps as steps
     from xai.cohort_report import cohort_report
     from xai.file_formats import require_file
@@ -82,12 +75,12 @@ def explain_graph(
     wanted = [*net.config.covariates, *(name for name in (time, event) if name is not None)]
     table = steps.patient_table(covariates, id_column, wanted, cells.patient_names)
     outcome = steps.outcome_of(table, time, event, manifest.unit)
-    where = steps.graph_destination(
+    where = graph_files.graph_destination(
         out, formats, cells, grid=grid is not None, sizes=bool(sizes), report=report
     )
     names = () if where is None else where.names
     scale = slide_mpp if slide_mpp is not None else mpp
-    steps.require_scale(names, cells, scale)
+    graph_files.require_scale(names, cells, scale)
     inputs = [path for path in (model, *graph, covariates) if path is not None]
     with command_steps.results(where, overwrite=overwrite, inputs=inputs) as scratch:
         cells = neighbours.joined(cells)
@@ -95,7 +88,7 @@ def explain_graph(
         interaction = method.interaction(net, cells, table)
         found = steps.provenance(model, manifest, files, neighbours, method)
         if scratch is not None:
-            steps.write_files(relevance, interaction, names, scratch, scale)
+            graph_files.write_files(relevance, interaction, names, scratch, scale)
             if report or any(name.endswith(".html") for name in names):
                 made = cohort_report(
                     relevance, outcome, interaction, title=f"Cohort report: {model.name}",

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from xai.cli_options import some_of
+
 GRAPH_FORMATS = ("npz", "csv", "parquet", "json", "geojson", "png", "svg")
 GRAPH_DEFAULT_FORMATS = ("npz", "csv", "png")
 FIELDS = ("x", "y", "z", "phenotype", "image", "patient", "cell_id", "region", "features")
@@ -65,12 +67,8 @@ def lengths(text: str) -> tuple[float, ...]:
 
 
 def graph_formats(text: str) -> tuple[str, ...]:
-    """``npz,geojson`` in the order given, each once."""
-    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
-    unknown = [name for name in names if name not in GRAPH_FORMATS]
-    if unknown:
-        raise typer.BadParameter(f"expected some of {', '.join(GRAPH_FORMATS)}, got {unknown[0]!r}")
-    return names
+    """Formats of what explains cells."""
+    return some_of(GRAPH_FORMATS, text)
 
 
 Network = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,13 +46,18 @@ def span(text: str) -> slice:
     return slice(*bounds)
 
 
-def format_list(text: str) -> tuple[str, ...]:
+def some_of(known: Sequence[str], text: str) -> tuple[str, ...]:
     """``npz,csv`` in the order given, each once."""
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
-    unknown = [name for name in names if name not in FORMATS]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise typer.BadParameter(f"expected some of {', '.join(FORMATS)}, got {unknown[0]!r}")
+        raise typer.BadParameter(f"expected some of {', '.join(known)}, got {unknown[0]!r}")
     return names
+
+
+def format_list(text: str) -> tuple[str, ...]:
+    """Formats of what explains rows."""
+    return some_of(FORMATS, text)
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -101,6 +107,13 @@ Given = Annotated[
         parser=given,
         help="What a checkpoint of another project does not say, e.g. contrast=mnist:3; may be "
         "repeated.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER|FILE",
+        help="Where results go: a folder, or a file whose suffix names its format.",
     ),
 ]
 Key = Annotated[str | None, typer.Option(metavar="NAME", help="Array of an .npz data file.")]

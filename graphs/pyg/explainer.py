@@ -19,6 +19,7 @@ from graphs.pyg.relevance import relevance_of
 from neuralize.composites import Composite
 from neuralize.errors import InputError, UnsupportedModelError
 
+# before the imports: it names the extra where PyG is missing, and hides a deprecation of PyG's own
 required_pyg()
 
 from torch_geometric.data import Data  # noqa: E402

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 
+from graphs.names import as_name
 from graphs.readers.columns import several
 from neuralize.errors import InputError
 
@@ -28,11 +29,11 @@ def named(series: pd.Series) -> pd.Categorical:
     """
     if isinstance(series.dtype, pd.CategoricalDtype):
         codes, values = series.cat.codes.to_numpy(), series.cat.categories
-        texts = [_text(value) for value in values]
+        texts = [as_name(value) for value in values]
         unique = {name: k for k, name in enumerate(dict.fromkeys(texts))}
     else:
         codes, values = pd.factorize(series)
-        texts = [_text(value) for value in values]
+        texts = [as_name(value) for value in values]
         unique = {name: k for k, name in enumerate(sorted(set(texts), key=natural))}
     again = np.array([*(unique[name] for name in texts), -1], np.int64)
     return categorical(again[codes], list(unique))
@@ -89,8 +90,3 @@ def natural(name: str) -> tuple[tuple[bool, int, str], ...]:
     """
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
     return tuple((not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in parts)
-
-
-def _text(value: object) -> str:
-    whole = isinstance(value, float | np.floating) and float(value).is_integer()
-    return str(int(value)) if whole else str(value)  # type: ignore[call-overload]

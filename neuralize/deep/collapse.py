@@ -27,7 +27,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from neuralize.deep.training import seeded
+from neuralize.seeding import seeded
 
 SHARE = 1e-3
 """A response below this share of a fresh network's is small."""

@@ -20,14 +20,16 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from neuralize.convert import register_converter
-from neuralize.deep.checkpoint import Manifest, digest, read_checkpoint, write_checkpoint
+from neuralize.deep.checkpoint import Manifest, digest, read_checkpoint
 from neuralize.deep.networks import Architecture
 from neuralize.deep.score_network import ScoreNetwork
-from neuralize.deep.training import Training, seeded
+from neuralize.deep.training import Training
 from neuralize.encoder import evaluating
 from neuralize.errors import CheckpointError, InputError, UnfittedModelError
 from neuralize.inputs import as_rows
 from neuralize.network import Neuralized
+from neuralize.sealed import write_sealed
+from neuralize.seeding import seeded
 
 Array = NDArray[Any]
 
@@ -214,7 +216,7 @@ class DeepDetector(BaseEstimator, ABC):
             data_sha256=self.data_sha256_,
             history=self.history_,
         )
-        return write_checkpoint(Path(path), self.module_.state_dict(), manifest)
+        return write_sealed(Path(path), self.module_.state_dict(), manifest)
 
     # -- inside ----------------------------------------------------------------------------------
 

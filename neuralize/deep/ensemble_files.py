@@ -19,11 +19,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
-from neuralize.deep.checkpoint import WEIGHTS
 from neuralize.deep.detector import DeepDetector, load_detector
 from neuralize.deep.ensemble import Ensemble, network_of
 from neuralize.errors import CheckpointError
 from neuralize.harmless_types import HARMLESS
+from neuralize.sealed import WEIGHTS
 
 FORMAT = 1
 MANIFEST = "ensemble.json"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from neuralize.deep.lean_skorch import Callback, Checkpoint, EarlyStopping, NeuralNet
 from neuralize.errors import InputError, TrainingError, TrainingWarning
+from neuralize.seeding import seeded
 
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
@@ -310,20 +310,3 @@ def _restore(net: Any, good: _LastGood, what: str, epoch: int) -> None:
         TrainingWarning,
         stacklevel=4,
     )
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Random numbers from ``seed`` inside, and the caller's own state afterwards.
-
-    Examples
-    --------
-    >>> with seeded(3):
-    ...     first = torch.rand(1)
-    >>> with seeded(3):
-    ...     bool(torch.rand(1) == first)
-    True
-    """
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -20,7 +21,9 @@ from graphs import (
     partition_by,
 )
 from graphs.relevance import averaged
+from graphs.routes import Aggregation
 from neuralize.errors import InputError, NoRuleError
+from neuralize.rules.named import Ignore
 from tests.graphs.cohorts import cohort, network, table
 from tests.graphs.detached import relevance
 
@@ -258,6 +261,8 @@ def test_bad_input_is_refused():
         explain(net, CellGraph(**{**vars(graph), "edges": None}), table(graph))
     with pytest.raises(InputError, match="patient '1'"):
         explain(net, graph, table(graph).iloc[:1])
+    with pytest.raises(InputError, match="one row of covariates per patient, got '1' twice"):
+        explain(net, graph, pd.concat([table(graph), table(graph).iloc[1:]]))
     with pytest.raises(InputError, match="covariates stage, age"):
         explain(net, graph)
     with pytest.raises(InputError, match="Expected finite covariates, got nan for 'age'"):
@@ -331,3 +336,12 @@ def test_every_layer_by_its_dense_jacobian(conv):
             jacobian = torch.autograd.functional.jacobian(f, h)
             r = h * torch.tensordot(torch.where(z == 0, 0 * z, r / z), jacobian, dims=z.ndim)
     np.testing.assert_allclose(exact.values, r.detach(), rtol=0, atol=1e-12)
+
+
+def test_ignored_sums_hand_on_nothing_and_keep_the_accounts():
+    graph = cohort(sizes=((30,),))
+    net = network(graph, skip=False, norm=False)
+    rules = graph_composite().with_rules(layer_map=[(Aggregation, Ignore())])
+    found = explain(net, graph, composite=rules, progress=False)
+    assert not found.values.any() and abs(found.absorbed["ignored"][0]) > 0
+    np.testing.assert_allclose(found.conservation_error, 0, atol=1e-12)

@@ -17,7 +17,7 @@ from graphs import CellGraphNet, GraphConfig, explain, graph_composite, grid_rel
 from graphs.checkpoint import save_network
 from graphs.ensemble import GraphEnsemble
 from graphs.readers import Columns, read_cells
-from graphs.training import seeded
+from neuralize.seeding import seeded
 from xai.cli import app
 from xai.cli_graph_options import FIELDS, column, lengths
 from xai.cli_output import print_text
@@ -287,12 +287,12 @@ def test_more_wrong_use(folder, tmp_path):
 
 
 def test_a_fault_half_way_leaves_nothing(folder, tmp_path, monkeypatch):
-    import xai.graph_steps
+    import xai.graph_files
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(xai.graph_steps, "cells_to_table", full)
+    monkeypatch.setattr(xai.graph_files, "cells_to_table", full)
     message = refused(run(*base(folder), "--out", tmp_path / "out"))
     assert "No space left on device" in message
     assert list(tmp_path.iterdir()) == []

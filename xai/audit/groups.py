@@ -18,7 +18,7 @@ from xai.audit.group_shift import (
     representation,
     without_group,
 )
-from xai.audit.trial import RANDOM_PLACES, Effect, Replacement, some, trial
+from xai.audit.trial import MAX_ROWS, RANDOM_PLACES, Effect, Replacement, some, trial
 from xai.errors import InputError
 from xai.evaluate.performance_drop import cramers_v
 from xai.evaluate.robustness import robustness_index
@@ -138,11 +138,10 @@ def _decisions(
         "Ask what differs between the groups (device, preparation, preprocessing), remove it from "
         "the data or from the representation (xai.mitigate), and audit again.",
         Counterfactual(
-            f"Moved {min(len(rows), 100)} rows so that groups agree in their means, against "
+            f"Moved {min(len(rows), MAX_ROWS)} rows so that groups agree in their means, against "
             f"{RANDOM_PLACES} moves of the same length for groups dealt out at random.",
             effect.numbers("without the group", audit.decision_name),
         ),
-        samples=audit.names(rows[:0]),
     )
 
 

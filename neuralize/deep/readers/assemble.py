@@ -11,7 +11,7 @@ from torch import nn
 
 from neuralize.deep.detector import DeepDetector
 from neuralize.deep.readers.given import Given
-from neuralize.deep.training import seeded
+from neuralize.seeding import seeded
 
 
 class Source(NamedTuple):

@@ -22,7 +22,7 @@ from neuralize.deep import (
     VariationalAutoencoder,
     load_detector,
 )
-from neuralize.deep.training import seeded
+from neuralize.seeding import seeded
 
 SHORT = Training(epochs=2, batch_size=32, progress=False)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from neuralize import InputError, neuralize
 from neuralize.deep import Autoencoder, RealNVP, Training, load_detector
 from neuralize.deep.flow import Flow
-from neuralize.deep.training import seeded
+from neuralize.seeding import seeded
 
 SHORT = Training(epochs=2, batch_size=32, progress=False)
 
