@@ -11,7 +11,7 @@ from xai.audit.pictures import where_on_average
 from xai.audit.places import elsewhere, place_name, replacements
 from xai.audit.trial import some, trial
 from xai.relevance import Array
-from xai.report.finding import Answer, Counterfactual, Finding, Measure, Passed
+from xai.report.finding import Answer, Counterfactual, Finding, Measure, Passed, Suspect
 
 AREA, VARIANCE = 2.0, 3.0
 """Plausible: up to twice a place's share of the area, or three times its share of the variance."""
@@ -89,4 +89,5 @@ def _finding(
             effect.numbers("place replaced", audit.decision_name),
         ),
         (where_on_average(audit, pixels),),
+        suspect=Suspect("place", name, {"pixels": pixels}),
     )

@@ -23,7 +23,15 @@ from xai.errors import InputError
 from xai.evaluate.performance_drop import cramers_v
 from xai.evaluate.robustness import robustness_index
 from xai.relevance import Array
-from xai.report.finding import Answer, Counterfactual, Finding, Measure, NotAssessable, Passed
+from xai.report.finding import (
+    Answer,
+    Counterfactual,
+    Finding,
+    Measure,
+    NotAssessable,
+    Passed,
+    Suspect,
+)
 
 ENTANGLED = 0.95
 """From this association (Cramer's V) on, labels and groups cannot be told apart."""
@@ -74,7 +82,7 @@ class Groups(Check):
         )
         yield from _decisions(audit, rows, groups, labels, measure)
         if labels is not None:
-            yield _neighbours(x, labels, groups)
+            yield _neighbours(audit, x, labels, groups)
 
 
 def _assessable(groups: Array, labels: Array | None) -> tuple[Array, Array, Array | None]:
@@ -142,7 +150,16 @@ def _decisions(
             f"{RANDOM_PLACES} moves of the same length for groups dealt out at random.",
             effect.numbers("without the group", audit.decision_name),
         ),
+        suspect=_suspect(audit),
     )
+
+
+def _suspect(audit: AuditContext) -> Suspect:
+    assert audit.groups is not None
+    arrays = {"groups": audit.groups}
+    if audit.labels is not None:
+        arrays["labels"] = audit.labels
+    return Suspect("group", "where rows come from", arrays)
 
 
 def _trial(
@@ -171,7 +188,7 @@ def _carriers(audit: AuditContext, rows: Array, groups: Array, shift: Array) -> 
     )
 
 
-def _neighbours(x: Array, labels: Array, groups: Array) -> Answer:
+def _neighbours(audit: AuditContext, x: Array, labels: Array, groups: Array) -> Answer:
     question = "Do neighbours share the label or the group?"
     try:
         curve = robustness_index(x, labels, groups, max_k=min(NEIGHBOURS, len(x) - 1))
@@ -194,4 +211,5 @@ def _neighbours(x: Array, labels: Array, groups: Array) -> Answer:
         f"What is near in the model's view comes from the same place rather than being the same. "
         f"{note}",
         "Remove the group from the representation (xai.mitigate), or train on more groups.",
+        suspect=_suspect(audit),
     )

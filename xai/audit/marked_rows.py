@@ -19,6 +19,7 @@ from xai.report.finding import (
     Measure,
     NotAssessable,
     Passed,
+    Suspect,
 )
 
 QUESTION = "Do some pictures carry the same small mark, and does the model rely on it?"
@@ -106,6 +107,7 @@ def _finding(audit: AuditContext, mark: Mark) -> Finding:
         ),
         (samples(audit, mark), effects(removed, added)),
         audit.names(mark.rows),
+        Suspect("place", f"a mark {where}", {"pixels": mark.pixels, "rows": mark.rows}),
     )
 
 

@@ -16,6 +16,7 @@ from xai.report.finding import (
     Measure,
     NotAssessable,
     Passed,
+    Suspect,
 )
 
 SAME = 1e-9
@@ -81,6 +82,7 @@ def _constant_finding(
             f"{audit.decision_note}".strip(),
             effect.numbers("features raised", audit.decision_name),
         ),
+        suspect=Suspect("feature", "constant features", {"features": np.flatnonzero(constant)}),
     )
 
 
@@ -151,4 +153,5 @@ def _near_finding(
             effect.numbers("usual value", audit.decision_name),
         ),
         samples=audit.names(rows),
+        suspect=Suspect("feature", feature, {"features": np.array([i]), "rows": rows}),
     )

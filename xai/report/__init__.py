@@ -10,6 +10,7 @@ from xai.report.finding import (
     Passed,
     Picture,
     Severity,
+    Suspect,
     shown,
 )
 from xai.report.report import Report, Section, Table
@@ -26,6 +27,7 @@ __all__ = [
     "Report",
     "Section",
     "Severity",
+    "Suspect",
     "Table",
     "shown",
 ]

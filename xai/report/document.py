@@ -82,6 +82,9 @@ def _finding(finding: Finding) -> dict[str, Any]:
         },
         "n_samples": len(finding.samples),
         "samples": list(finding.samples),
+        "suspect": None
+        if finding.suspect is None
+        else {"kind": finding.suspect.kind, "summary": finding.suspect.summary},
         "pictures": [_picture(picture) for picture in finding.pictures],
     }
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from numpy.typing import NDArray
+
 from xai.errors import InputError
 
 if TYPE_CHECKING:
@@ -109,6 +111,70 @@ class Picture:
     alt: str
 
 
+SuspectKind = Literal["place", "band", "direction", "group", "feature"]
+
+SUSPECT_ARRAYS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "place": (("pixels",), ("rows",)),
+    "band": (("edges",), ("rows",)),
+    "direction": (("vector",), ("rows",)),
+    "group": (("groups",), ("labels", "rows")),
+    "feature": (("features",), ("rows",)),
+}
+"""Arrays a suspect must and may hold, by kind."""
+
+
+@dataclass(frozen=True, eq=False)
+class Suspect:
+    """What a finding suspects, for a program that repairs it (:mod:`xai.fix`).
+
+    Attributes
+    ----------
+    kind
+        ``"place"``: pixels of a picture. ``"band"``: spatial frequencies. ``"direction"``: of what
+        the head sees. ``"group"``: where rows come from. ``"feature"``: columns of a table.
+    summary
+        The same in a few words; with the kind, all of it that reports keep.
+    arrays
+        By name. place: ``pixels`` ``(h, w)``, boolean. band: ``edges`` ``(2,)``, lowest and highest
+        radial frequency in cycles per pixel, where 0.5 is the finest along an axis. direction:
+        ``vector`` ``(q,)``. group: ``groups`` ``(n,)``, a name per audited row, and ``labels``
+        ``(n,)`` if the suspicion is about groups within them. feature: ``features`` ``(k,)``,
+        positions. Each may have ``rows`` ``(k,)``: positions of the audited rows that carry it.
+
+    Raises
+    ------
+    InputError
+        An unknown kind, arrays that are missing or that the kind does not have.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> suspect = Suspect("feature", "column 3", {"features": np.array([3])})
+    >>> suspect["features"].tolist(), "rows" in suspect.arrays
+    ([3], False)
+    """
+
+    kind: SuspectKind
+    summary: str
+    arrays: Mapping[str, NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        if self.kind not in SUSPECT_ARRAYS:
+            known = ", ".join(map(repr, SUSPECT_ARRAYS))
+            raise InputError(f"Expected a suspect of kind {known}, got {self.kind!r}.")
+        needed, optional = SUSPECT_ARRAYS[self.kind]
+        missing = [name for name in needed if name not in self.arrays]
+        unknown = [name for name in self.arrays if name not in needed + optional]
+        if missing or unknown:
+            raise InputError(
+                f"Expected arrays {', '.join(needed)} (and perhaps {', '.join(optional)}) for a "
+                f"suspect of kind {self.kind!r}, got {', '.join(self.arrays) or 'none'}."
+            )
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.arrays[name]
+
+
 @dataclass(frozen=True)
 class _Answer:
     """What every answer carries; the runner fills in who was asked."""
@@ -140,6 +206,8 @@ class Finding(_Answer):
         What can be seen of it.
     samples
         Names of the rows concerned.
+    suspect
+        What is suspected, for a program that repairs it; pages do not show it.
     check, subject
         Which check found it, in which model; filled in by :class:`xai.Audit`.
 
@@ -162,6 +230,7 @@ class Finding(_Answer):
     counterfactual: Counterfactual | None = None
     pictures: Sequence[Picture] = ()
     samples: Sequence[str] = ()
+    suspect: Suspect | None = None
 
     def __post_init__(self) -> None:
         if self.severity not in SEVERITIES:
