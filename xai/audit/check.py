@@ -17,7 +17,7 @@ A new check is a subclass with a name, a question and a generator::
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from xai.report.finding import Answer
@@ -42,11 +42,16 @@ class Check(ABC):
     needs
         ``"groups"``, ``"labels"`` or ``"masks"`` where it can say nothing without them: an audit
         without these asks it only by name.
+    thresholds
+        What is fine, by what is measured, for the appendix of the report:
+        ``{"share of rows called abnormal": "at most 0.5"}``. Thresholds of measures that came up
+        are listed there anyway.
     """
 
     name: ClassVar[str]
     question: ClassVar[str]
     needs: ClassVar[str] = ""
+    thresholds: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def run(self, audit: AuditContext) -> Iterator[Answer]:
