@@ -8,7 +8,6 @@ from sklearn.neighbors import KernelDensity
 from sklearn.svm import OneClassSVM
 
 from neuralize import neuralize
-from tests.xai.examples import made
 from xai.audit import Audit
 from xai.audit.collapse import Collapse
 from xai.audit.context import AuditContext
@@ -26,8 +25,7 @@ def of_scores(evidence):
     evidence = np.asarray(evidence, dtype=float)
     n = len(evidence)
     context = AuditContext(neuralize(KernelDensity().fit(X)), X[:n])
-    relevance = made((n, 3), evidence=evidence, original=None)
-    context.__dict__["relevance"] = relevance
+    context.__dict__.update(answers=evidence, original=None)
     return list(Collapse().run(context))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from xai.audit.check import Check
 from xai.audit.context import AuditContext
@@ -41,13 +42,13 @@ class Collapse(Check):
     question = "Do scores and decisions tell the rows apart?"
 
     def run(self, audit: AuditContext) -> Iterator[Answer]:
-        different = len(np.unique(audit.flat, axis=0))
+        different = len({row.tobytes() for row in audit.flat})
         if different < MIN_ROWS:
             yield NotAssessable(self.question, "All rows of the data are the same.")
             return
         yield from _scores(audit, "evidence", audit.evidence, different)
-        original = audit.relevance.original
-        if original is not None and audit.relevance.score_map:
+        original = audit.original
+        if original is not None:
             name = audit.net.score_map.name
             yield from _scores(audit, name, original.astype(np.float64), different)
         yield from represented(audit)
@@ -62,8 +63,7 @@ def _scores(audit: AuditContext, name: str, scores: Array, different: int) -> It
     low, high = np.quantile(scores, [0.05, 0.95])
     magnitude = float(np.abs(scores).max())
     spread = float(high - low) / magnitude if magnitude else 0.0
-    dtype = audit.relevance.evidence.dtype
-    constant = PRECISION * float(np.finfo(dtype).eps)
+    constant = PRECISION * torch.finfo(audit.net.dtype).eps
     measure = Measure(f"spread of the {name} (5% to 95%) over its magnitude", spread, ">", SPREAD)
     if spread <= constant:
         yield Finding(

@@ -29,14 +29,14 @@ class Conservation(Check):
         bound = BOUND.get(audit.net.dtype, BOUND[torch.float32])
         measure = Measure("largest relative conservation error", float(error.max()), "<=", bound)
         if measure.holds:
-            yield Passed(measure, f"Over {len(audit)} rows in {_precision(audit)}.")
+            yield Passed(measure, f"Over {len(error)} rows in {_precision(audit)}.")
         else:
-            rows = np.flatnonzero(~(error <= bound))
+            rows = audit.explained[~(error <= bound)]
             yield Finding(
                 "critical",
                 "Relevance does not add up to the evidence.",
                 measure,
-                f"In {len(rows)} of {len(audit)} rows the parts and the whole differ by more than "
+                f"In {len(rows)} of {len(error)} rows the parts and the whole differ by more than "
                 f"rounding in {_precision(audit)} explains. What the maps of these rows show is "
                 "not the model's decision.",
                 "Do not use these maps. Convert with dtype=torch.float64; if the error stays, a "
@@ -50,8 +50,8 @@ class Conservation(Check):
         shares = {
             name: np.abs(share.astype(np.float64)) for name, share in relevance.absorbed.items()
         }
-        mass = np.abs(relevance.values.reshape(len(audit), -1).astype(np.float64)).sum(1)
-        taken = sum(shares.values(), np.zeros(len(audit)))
+        mass = np.abs(relevance.values.reshape(len(relevance), -1)).sum(1, dtype=np.float64)
+        taken = sum(shares.values(), np.zeros(len(relevance)))
         total = np.maximum(mass + taken, np.finfo(float).tiny)
         median = float(np.median(taken / total))
         measure = Measure("share absorbed by constants (median)", median, "<=", ABSORBED)

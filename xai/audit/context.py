@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,18 @@ from xai.relevance import Array, Relevance
 
 STAND_IN_QUANTILE = 0.9
 """Where a detector has no threshold, the highest tenth of the audited scores stands in for one."""
+
+RELEVANCE_BYTES = 2**28
+"""Relevance beyond this size is looked at in so many rows, drawn at random, as fit into it."""
+
+MAX_ROWS, FEWER_ROWS = 100, 40
+"""Rows a test alters at most, drawn at random; fewer of large pictures."""
+
+LARGE = 96 * 96
+"""Pixels from which on a picture is large."""
+
+COLUMNS_AT_ONCE = 2**24
+"""Numbers that a statistic of columns brings into float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +91,67 @@ class AuditContext:
         return np.random.default_rng(self.seed)
 
     @cached_property
+    def explained(self) -> Array:
+        """Rows whose relevance is looked at ``(m,)``, sorted: all, or as many as memory takes."""
+        wide = int(np.prod(self.data.shape[1:])) * self.data.dtype.itemsize
+        most = max(1, RELEVANCE_BYTES // wide)
+        if not self.net.row_independent or len(self) <= most:
+            return np.arange(len(self))
+        return np.sort(self.rng.choice(len(self), most, replace=False))
+
+    @property
+    def explains_all(self) -> bool:
+        """Whether relevance of every row is looked at."""
+        return len(self.explained) == len(self)
+
+    @cached_property
     def relevance(self) -> Relevance:
-        """Relevance of every row, for its cluster or its outlier score."""
+        """Relevance of the rows :attr:`explained`, for their cluster or their outlier score."""
+        return self._explain(self.explained)
+
+    def relevance_of(self, rows: Array) -> Relevance:
+        """Relevance of these rows ``(k,)``, computed anew where they were not explained."""
+        if self.explains_all:
+            return self.relevance[rows]
+        return self._explain(np.asarray(rows))
+
+    def _explain(self, rows: Array) -> Relevance:
+        data = self.data if len(rows) == len(self) else self.data[rows]
         relevance: Relevance = explain(
-            self.net, self.data, composite=self.composite, progress=self.progress
+            self.net, data, composite=self.composite, progress=self.progress
         )
         return relevance
 
-    @property
+    @cached_property
+    def answers(self) -> Array:
+        """What the network answers every row, as it is."""
+        if "relevance" in vars(self) and self.explains_all and self.net.kind == "outlier":
+            return self.relevance.evidence
+        return self._ask(self.data)
+
+    def _ask(self, data: Array) -> Array:
+        """The network's answers to ``data`` ``(k, *shape)``, in its own precision."""
+        shaped = self.net.features is not None or self.net.n_features is None
+        rows = data if shaped else data.reshape(len(data), -1)
+        x = torch.as_tensor(rows if rows.flags.writeable else rows.copy())
+        size = max(self.net.rows_at_once, 256) if self.net.row_independent else len(x)
+        with torch.no_grad():
+            parts = [self.net(part).cpu().numpy() for part in x.split(size)]
+        return np.concatenate(parts)
+
+    @cached_property
     def evidence(self) -> Array:
-        """Evidence of every row ``(n,)``, in float64."""
-        return self.relevance.evidence.astype(np.float64)
+        """Evidence of every row ``(n,)``, in float64, for its cluster or its outlier score."""
+        answers = self.answers.astype(np.float64)
+        own: Array = answers if answers.ndim == 1 else answers[np.arange(len(self)), self.decision]
+        return own
+
+    @cached_property
+    def original(self) -> Array | None:
+        """The model's own number for every row ``(n,)``, where it is another than the evidence."""
+        if self.net.kind != "outlier":
+            return None
+        return self.net.score_map(torch.from_numpy(self.answers)).numpy()
 
     @cached_property
     def spread(self) -> float:
@@ -101,9 +164,8 @@ class AuditContext:
     def decision(self) -> Array:
         """Cluster of every row, or whether it is called abnormal ``(n,)``."""
         if self.net.kind != "outlier":
-            target = self.relevance.target
-            assert target is not None
-            return target
+            assigned: Array = self.answers.argmax(1)
+            return assigned
         called: Array = self.evidence > self.threshold
         return called
 
@@ -131,6 +193,11 @@ class AuditContext:
             "scores stands in for being called abnormal."
         )
 
+    @property
+    def most_rows(self) -> int:
+        """Rows that a test alters at most: a large picture takes a network long."""
+        return FEWER_ROWS if self.is_image and self.planes[0, ..., 0].size >= LARGE else MAX_ROWS
+
     # -- what if -----------------------------------------------------------------------------
 
     def rescore(self, rows: Array, altered: Array) -> Rescored:
@@ -138,31 +205,47 @@ class AuditContext:
 
         A model that scores a row against its batch sees each altered batch as a whole.
         """
-        shaped = self.net.features is not None or self.net.n_features is None
-        shape = self.data.shape[1:] if shaped else (-1,)
         if self.net.row_independent:
             batch, asked = altered, np.arange(len(rows))
         else:
             batch, asked = self.flat.copy(), rows
             batch[rows] = altered
-        x = torch.as_tensor(batch.astype(self.data.dtype)).reshape(len(batch), *shape)
-        with torch.no_grad():
-            if self.net.kind != "outlier":
-                full = self.net(x).cpu().numpy().astype(np.float64)[asked]
-                evidence = full[np.arange(len(rows)), self.decision[rows]]
-                decision = full.argmax(1)
-            else:
-                evidence = self.net(x).cpu().numpy().astype(np.float64)[asked]
-                decision = evidence > self.threshold
+        shaped = batch.astype(self.data.dtype, copy=False).reshape(-1, *self.data.shape[1:])
+        answers = self._ask(shaped)[asked].astype(np.float64)
+        if self.net.kind != "outlier":
+            evidence = answers[np.arange(len(rows)), self.decision[rows]]
+            decision = answers.argmax(1)
+        else:
+            evidence = answers
+            decision = evidence > self.threshold
         return Rescored(evidence - self.evidence[rows], decision != self.decision[rows])
 
     # -- data --------------------------------------------------------------------------------
 
     @cached_property
     def flat(self) -> Array:
-        """The data as a table ``(n, d)`` in float64."""
-        table: Array = self.data.reshape(len(self.data), -1).astype(np.float64)
-        return table
+        """The data as a table ``(n, d)`` of floats; not a copy."""
+        table: Array = self.data.reshape(len(self.data), -1)
+        return table if table.dtype.kind == "f" else table.astype(np.float64)
+
+    def _by_column(self, statistic: Callable[[Array], Array], rows: Array | None) -> Array:
+        """A statistic ``(n, c) -> (c,)`` of all columns, some at a time and in float64."""
+        chosen = self.flat if rows is None else self.flat[rows]
+        step = max(1, COLUMNS_AT_ONCE // max(1, len(chosen)))
+        parts = [
+            statistic(chosen[:, i : i + step].astype(np.float64))
+            for i in range(0, chosen.shape[1], step)
+        ]
+        return np.concatenate(parts)
+
+    def median_row(self, rows: Array | None = None) -> Array:
+        """Median of every feature over these rows, or all ``(d,)``."""
+        return self._by_column(lambda x: np.median(x, axis=0), rows)
+
+    @cached_property
+    def variance(self) -> Array:
+        """Variance of every feature over the rows ``(d,)``."""
+        return self._by_column(lambda x: x.var(0), None)
 
     @property
     def is_image(self) -> bool:
@@ -200,11 +283,11 @@ class AuditContext:
 
     @cached_property
     def relevance_share(self) -> Array:
-        """Every feature's share of its row's absolute relevance ``(n, d)``; 0 in an empty row."""
-        magnitude = np.abs(self.relevance.values.reshape(len(self), -1).astype(np.float64))
-        total = magnitude.sum(1, keepdims=True)
-        share: Array = magnitude / np.where(total > 0, total, 1.0)
-        return share
+        """Share of every feature in the absolute relevance of its row ``(m, d)``.
+
+        Of the rows :attr:`explained`; 0 in a row without relevance.
+        """
+        return shares(self.relevance)
 
     def names(self, rows: Array) -> tuple[str, ...]:
         """Names of rows, or their positions."""
@@ -238,6 +321,14 @@ class AuditContext:
             inside, overall = self.decision[rows].mean(), self.decision.mean()
             parts.append(f"{inside:.0%} are called abnormal ({overall:.0%} of all rows are)")
         return "; ".join(parts)
+
+
+def shares(relevance: Relevance) -> Array:
+    """Share of every feature in the absolute relevance of its row ``(m, d)``; 0 without any."""
+    magnitude: Array = np.abs(relevance.values.reshape(len(relevance), -1))
+    total = magnitude.sum(1, dtype=np.float64, keepdims=True).astype(magnitude.dtype)
+    magnitude /= np.where(total > 0, total, 1.0)
+    return magnitude
 
 
 def _commonest(column: Array, rows: Array, phrase: str, verb: str) -> str:

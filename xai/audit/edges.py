@@ -25,7 +25,7 @@ NAME = "relevance at {}, over the larger of 2 x its area and 3 x its share of th
 def edges(audit: AuditContext) -> Iterator[Answer]:
     """The four borders and the four corners, each against its area and its share of variance."""
     share = audit.relevance_share.mean(0)
-    variance = audit.flat.var(0)
+    variance = audit.variance
     variance = variance / (variance.sum() or 1.0)
     excess = {}
     places = frame(audit.planes.shape[1], audit.planes.shape[2])
@@ -68,9 +68,9 @@ def frame(h: int, w: int) -> dict[str, Array]:
 def _finding(
     audit: AuditContext, name: str, pixels: Array, excess: float, suspects: list[str]
 ) -> Finding:
-    rows = some(np.arange(len(audit)), audit.rng)
+    rows = some(np.arange(len(audit)), audit.rng, audit.most_rows)
     shifts = elsewhere(pixels, audit.rng)
-    usual = np.median(audit.flat, axis=0)
+    usual = audit.median_row()
     effect = trial(audit, rows, *replacements(audit, pixels, usual, shifts))
     others = [suspect for suspect in suspects if suspect != name]
     also = f" So it does at {', '.join(others)}." if others else ""

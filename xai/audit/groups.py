@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from xai.audit.check import Check
-from xai.audit.context import AuditContext
+from xai.audit.context import MAX_ROWS, AuditContext
 from xai.audit.group_shift import (
     FOLDS,
     PERMUTATIONS,
@@ -18,7 +18,7 @@ from xai.audit.group_shift import (
     representation,
     without_group,
 )
-from xai.audit.trial import MAX_ROWS, RANDOM_PLACES, Effect, Replacement, some, trial
+from xai.audit.trial import RANDOM_PLACES, Effect, Replacement, some, trial
 from xai.errors import InputError
 from xai.evaluate.performance_drop import cramers_v
 from xai.evaluate.robustness import robustness_index

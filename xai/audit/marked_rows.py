@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from xai.audit.context import AuditContext
+from xai.audit.context import AuditContext, shares
 from xai.audit.marks import MIN_ROWS, Mark, find_marks
 from xai.audit.pictures import effects, samples
 from xai.audit.places import elsewhere, moved, place_name, replacements, transplants
@@ -67,9 +67,12 @@ def marked_rows(audit: AuditContext) -> Iterator[Answer]:
 def _finding(audit: AuditContext, mark: Mark) -> Finding:
     bare = np.setdiff1d(np.arange(len(audit)), mark.rows)
     shifts = elsewhere(mark.pixels, audit.rng)
-    usual = np.median(audit.flat[bare], axis=0)
-    content = np.median(audit.flat[mark.rows], axis=0)
-    marked_sample, bare_sample = some(mark.rows, audit.rng), some(bare, audit.rng)
+    usual = audit.median_row(bare)
+    content = audit.median_row(mark.rows)
+    marked_sample, bare_sample = (
+        some(mark.rows, audit.rng, audit.most_rows),
+        some(bare, audit.rng, audit.most_rows),
+    )
     removed = trial(audit, marked_sample, *replacements(audit, mark.pixels, usual, shifts))
     added = trial(audit, bare_sample, *transplants(audit, mark.pixels, content, shifts))
     density, rank = _relevance_there(audit, mark, shifts)
@@ -115,11 +118,11 @@ def _relevance_there(
     audit: AuditContext, mark: Mark, shifts: list[tuple[int, int]]
 ) -> tuple[float, float]:
     """Relevance per pixel at the mark over the average, and its rank among the shifted places."""
-    shares = audit.relevance_share[mark.rows].mean(0)
+    share = shares(audit.relevance_of(some(mark.rows, audit.rng, audit.most_rows))).mean(0)
 
     def density(pixels: Array) -> float:
         features = audit.features_of(pixels)
-        return float(shares[features].sum() / features.mean())
+        return float(share[features].sum() / features.mean())
 
     there = density(mark.pixels)
     others = [density(moved(mark.pixels, shift)) for shift in shifts]

@@ -262,10 +262,12 @@ def _averaged(planes: Array, factor: int) -> Array:
     if factor == 1:
         return planes.astype(np.float64)
     n, h, w, c = planes.shape
-    pad = ((0, 0), (0, -h % factor), (0, -w % factor), (0, 0))
-    padded = np.pad(planes.astype(np.float64), pad, mode="edge")
-    blocks = padded.reshape(n, padded.shape[1] // factor, factor, -1, factor, c)
-    averaged: Array = blocks.mean((2, 4))
+    pad = ((0, -h % factor), (0, -w % factor), (0, 0))
+    averaged = np.empty((n, -(-h // factor), -(-w // factor), c))
+    for picture, small in zip(planes, averaged, strict=True):  # one at a time, for memory
+        padded = np.pad(picture, pad, mode="edge")
+        blocks = padded.reshape(len(small), factor, -1, factor, c)
+        small[:] = blocks.mean((1, 3), dtype=np.float64)
     return averaged
 
 

@@ -18,7 +18,8 @@ NAME = "relevance per pixel outside the masks, as a multiple of that inside (med
 def outside_masks(audit: AuditContext) -> Iterator[Answer]:
     """Fine where a pixel outside is less relevant than one inside."""
     assert audit.masks is not None
-    inside = np.stack([audit.features_of(mask) for mask in audit.masks])
+    rows = audit.explained
+    inside = np.stack([audit.features_of(mask) for mask in audit.masks[rows]])
     usable = np.flatnonzero(~inside.all(1) & (audit.relevance_share.sum(1) > 0))
     if not len(usable):
         yield NotAssessable(
@@ -33,17 +34,18 @@ def outside_masks(audit: AuditContext) -> Iterator[Answer]:
     if measure.holds:
         yield Passed(measure)
         return
-    yield _finding(audit, measure, inside, usable[ratio >= 1], float(np.median(share)))
+    outside = usable[ratio >= 1]
+    yield _finding(audit, measure, inside[outside], rows[outside], float(np.median(share)))
 
 
 def _finding(
     audit: AuditContext, measure: Measure, inside: Array, rows: Array, share: float
 ) -> Finding:
-    chosen = some(rows, audit.rng)
-    usual = np.median(audit.flat, axis=0)
+    chosen = some(np.arange(len(rows)), audit.rng, audit.most_rows)
+    usual = audit.median_row()
     effect = trial(
         audit,
-        chosen,
+        rows[chosen],
         Replacement(~inside[chosen], usual),
         [Replacement(inside[chosen], usual)],
     )

@@ -26,7 +26,7 @@ def samples(audit: AuditContext, mark: Mark) -> Picture:
     """Some marked pictures above their relevance, the mark outlined, one colour scale for all."""
     rows = mark.rows[np.linspace(0, len(mark.rows) - 1, SAMPLES).round().astype(int)]
     grey = brightness(audit.data[rows])
-    maps = relevance_map(audit.relevance.values[rows])
+    maps = relevance_map(audit.relevance_of(rows).values)
     norm = Normalize(-(end := symmetric_limit(maps)), end)
     figure = NotebookFigure(figsize=(8, 3.1), layout="constrained")
     axes = figure.subplots(2, len(rows), squeeze=False)
@@ -51,7 +51,7 @@ def samples(audit: AuditContext, mark: Mark) -> Picture:
 
 def where_on_average(audit: AuditContext, pixels: Array | None) -> Picture:
     """Mean share of relevance per pixel beside the share of variance, a place outlined."""
-    variance = audit.flat.var(0)
+    variance = audit.variance
     shares = {
         "relevance": audit.relevance_share.mean(0),
         "variance of the data": variance / (variance.sum() or 1.0),

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xai.audit.context import AuditContext
-from xai.audit.trial import RANDOM_PLACES, Replacement
+from xai.audit.context import LARGE, AuditContext
+from xai.audit.trial import FEWER_PLACES, RANDOM_PLACES, Replacement
 from xai.relevance import Array
 
 
 def elsewhere(pixels: Array, rng: np.random.Generator) -> list[tuple[int, int]]:
     """Shifts (rows, columns) that move the place to random others, which it does not overlap.
 
-    As many as :data:`~xai.audit.trial.RANDOM_PLACES`, or all there are. Where a place is so large
+    As many as :data:`~xai.audit.trial.RANDOM_PLACES` (:data:`~xai.audit.trial.FEWER_PLACES` in large
+    pictures), or all there are. Where a place is so large
     that every shift overlaps it, the shifts that overlap least.
 
     Examples
@@ -36,7 +37,8 @@ def elsewhere(pixels: Array, rng: np.random.Generator) -> list[tuple[int, int]]:
     if not len(shifts):
         return []
     free = np.flatnonzero(overlap == overlap.min())
-    chosen = rng.choice(free, min(RANDOM_PLACES, len(free)), replace=False)
+    most = RANDOM_PLACES if pixels.size < LARGE else FEWER_PLACES
+    chosen = rng.choice(free, min(most, len(free)), replace=False)
     return [shifts[i] for i in chosen]
 
 

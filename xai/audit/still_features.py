@@ -36,7 +36,8 @@ MAX_FINDINGS = 5
 
 def constant_features(audit: AuditContext) -> Iterator[Answer]:
     """Relevance per constant feature, as a multiple of the average feature's."""
-    constant = np.ptp(audit.flat, axis=0) <= SAME * np.abs(audit.flat).max(0)
+    low, high = audit.flat.min(0), audit.flat.max(0)
+    constant = high - low <= SAME * np.maximum(np.abs(low), np.abs(high))
     name = "relevance per constant feature, as a multiple of the average"
     if not constant.any():
         yield Passed(Measure(name, 0.0, "<", 1.0), "No feature is constant.")
@@ -60,7 +61,7 @@ def _constant_finding(
 ) -> Finding:
     rows = some(np.arange(len(audit)), audit.rng)
     varying = np.flatnonzero(~constant)
-    step = float(np.median(audit.flat[:, varying].std(0)))
+    step = float(np.median(np.sqrt(audit.variance[varying])))
     size = min(int(constant.sum()), len(varying))
     rng = audit.rng
     sets = [rng.choice(varying, size, replace=False) for _ in range(RANDOM_PLACES)]
@@ -96,7 +97,10 @@ def nearly_constant_features(audit: AuditContext) -> Iterator[Answer]:
         differs = np.abs(column - usual) > SAME * np.abs(column).max()
         if MIN_ROWS <= differs.sum() <= (1 - NEARLY_ALL) * len(column):
             rows = np.flatnonzero(differs)
-            share = float(np.median(audit.relevance_share[rows, i]))
+            seen = differs[audit.explained]
+            if not seen.any():
+                continue
+            share = float(np.median(audit.relevance_share[seen, i]))
             suspects.append((share, i, usual, rows))
     if not suspects:
         yield Passed(
@@ -128,7 +132,7 @@ def _near_finding(
     d = audit.flat.shape[1]
     feature = audit.feature_name(i)
     chosen = some(rows, audit.rng)
-    usual_row = np.median(audit.flat, axis=0)
+    usual_row = audit.median_row()
     usual_row[i] = usual
     rest = np.setdiff1d(np.arange(d), [i])
     random = audit.rng.choice(rest, min(RANDOM_PLACES, len(rest)), replace=False)

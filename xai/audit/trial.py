@@ -7,15 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xai.audit.context import AuditContext
+from xai.audit.context import MAX_ROWS, AuditContext
 from xai.relevance import Array
 from xai.report.finding import Severity
 
-MAX_ROWS = 100
-"""Rows a test alters at most, drawn at random."""
-
-RANDOM_PLACES = 40
-"""Places of the same size and shape the suspected one is compared with."""
+RANDOM_PLACES, FEWER_PLACES = 40, 20
+"""Places of the same size and shape the suspected one is compared with; fewer in large pictures."""
 
 MOVED = 0.1
 """Scores move if it is by at least this many of their standard deviations."""
@@ -126,11 +123,11 @@ def trial(
     )
 
 
-def some(rows: Array, rng: np.random.Generator) -> Array:
-    """At most :data:`MAX_ROWS` of the rows, in order."""
-    if len(rows) <= MAX_ROWS:
+def some(rows: Array, rng: np.random.Generator, most: int = MAX_ROWS) -> Array:
+    """At most ``most`` of the rows, in order."""
+    if len(rows) <= most:
         return rows
-    return np.sort(rng.choice(rows, MAX_ROWS, replace=False))
+    return np.sort(rng.choice(rows, most, replace=False))
 
 
 def _apply(
