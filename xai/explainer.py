@@ -160,7 +160,7 @@ def _relevance(
         original=_original(net, evidence, output),
         score_map=str(net.score_map),
         composite=rules,
-        provenance=_provenance(net, given, method, output),
+        provenance=provenance_of(net, given, method, output),
     )
 
 
@@ -274,7 +274,10 @@ def _flatten(net: Neuralized, batch: Tensor) -> Tensor:
     return flat
 
 
-def _provenance(net: Neuralized, inputs: Array, method: str, output: str) -> dict[str, str]:
+def provenance_of(
+    net: Neuralized, inputs: Array, method: str, output: str = "score"
+) -> dict[str, str]:
+    """Versions, network, method and digest of the inputs: what it takes to repeat this."""
     return {
         "unsupervised-xai": version("unsupervised-xai"),
         "torch": torch.__version__,

@@ -3,6 +3,7 @@
 from xai.report.finding import (
     SEVERITIES,
     Answer,
+    BeforeAfter,
     Counterfactual,
     Finding,
     Measure,
@@ -18,6 +19,7 @@ from xai.report.report import Report, Section, Table
 __all__ = [
     "SEVERITIES",
     "Answer",
+    "BeforeAfter",
     "Counterfactual",
     "Finding",
     "Measure",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +13,30 @@ import pandas as pd
 from xai.report.finding import Finding, Measure, NotAssessable, Passed, Picture, shown
 
 if TYPE_CHECKING:
-    from xai.report.report import Report, Table
+    from xai.report.report import Report, Section, Table
 
 FORMAT = "unsupervised-xai report"
-VERSION = 1
+VERSION = 2
 
 
 def document(report: Report) -> dict[str, Any]:
     """The report as objects that ``json.dumps(..., allow_nan=False)`` takes."""
+    # Names of files may hold bytes that are no text; they become question marks here.
+    text = json.dumps(_content(report), ensure_ascii=False, allow_nan=False)
+    content = json.loads(text.encode("utf-8", "replace"))
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return {
+        **content,
+        "content_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "times": [
+            {"check": str(name), "seconds": _number(seconds), "share": _share(share)}
+            for name, (seconds, share) in report.times.items()
+        ],
+    }
+
+
+def _content(report: Report) -> dict[str, Any]:
+    """Everything but the times, which differ from run to run."""
     overview = report.overview
     return {
         "format": FORMAT,
@@ -35,16 +53,18 @@ def document(report: Report) -> dict[str, Any]:
         "findings": [_finding(finding) for finding in report.findings],
         "passed": [_passed(passed) for passed in report.passed],
         "not_assessable": [_open(question) for question in report.not_assessable],
-        "sections": [
-            {
-                "title": section.title,
-                "text": section.text,
-                "pictures": [_picture(picture) for picture in section.pictures],
-                "tables": [_table(table) for table in section.tables],
-            }
-            for section in report.sections
-        ],
-        "provenance": dict(report.provenance),
+        "sections": [_section(section) for section in report.sections],
+        "appendix": [_section(section) for section in report.appendix],
+        "provenance": {str(name): str(value) for name, value in report.provenance.items()},
+    }
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "title": section.title,
+        "text": section.text,
+        "pictures": [_picture(picture) for picture in section.pictures],
+        "tables": [_table(table) for table in section.tables],
     }
 
 
@@ -52,6 +72,10 @@ def _number(value: float) -> dict[str, Any]:
     """The number itself, null where there is none, and the way the HTML shows it."""
     value = float(value)
     return {"value": value if math.isfinite(value) else None, "shown": shown(value)}
+
+
+def _share(value: float) -> dict[str, Any]:
+    return {"value": value, "shown": f"{value:.0%}"}
 
 
 def _measure(measure: Measure) -> dict[str, Any]:
@@ -79,6 +103,15 @@ def _finding(finding: Finding) -> dict[str, Any]:
         else {
             "tested": test.tested,
             "numbers": {name: _number(value) for name, value in test.numbers.items()},
+            "before_after": [
+                {
+                    "name": pair.name,
+                    "before": _number(pair.before),
+                    "after": _number(pair.after),
+                    "random": None if pair.random is None else _number(pair.random),
+                }
+                for pair in test.before_after
+            ],
         },
         "n_samples": len(finding.samples),
         "samples": list(finding.samples),
@@ -86,6 +119,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         if finding.suspect is None
         else {"kind": finding.suspect.kind, "summary": finding.suspect.summary},
         "pictures": [_picture(picture) for picture in finding.pictures],
+        "command": finding.command,
     }
 
 
@@ -95,6 +129,7 @@ def _passed(passed: Passed) -> dict[str, Any]:
         "model": passed.subject,
         "measure": _measure(passed.measure),
         "note": passed.note,
+        "command": passed.command,
     }
 
 
@@ -104,6 +139,7 @@ def _open(question: NotAssessable) -> dict[str, Any]:
         "model": question.subject,
         "question": question.question,
         "reason": question.reason,
+        "command": question.command,
     }
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from xai.errors import InputError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from xai.report.picture import Picture
 
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
@@ -61,6 +60,10 @@ class Measure:
     relation: Relation
     threshold: float
 
+    def __post_init__(self) -> None:
+        for name in ("value", "threshold"):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
+
     @property
     def holds(self) -> bool:
         """Whether the value is fine; NaN never is."""
@@ -71,9 +74,58 @@ class Measure:
             ">": self.value > self.threshold,
         }[self.relation]
 
+    @property
+    def fine(self) -> str:
+        """What would have been fine, in words."""
+        return f"fine if {self.relation} {shown(self.threshold)}"
+
     def __str__(self) -> str:
-        fine = f"fine if {self.relation} {shown(self.threshold)}"
-        return f"{self.name}: {shown(self.value)} ({fine})"
+        return f"{self.name}: {shown(self.value)} ({self.fine})"
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """One quantity before and after the data were changed, and after the same at random.
+
+    Attributes
+    ----------
+    name
+        What it is, with its unit: ``"share of rows called abnormal"``.
+    before, after
+        Its value as things are, and without (or with) what was suspected.
+    random
+        Its value after a change of the same size at random; None where there is none.
+
+    Examples
+    --------
+    >>> BeforeAfter("share of rows called abnormal", 0.3, 0.05, 0.29).largest
+    0.3
+    """
+
+    name: str
+    before: float
+    after: float
+    random: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("before", "after", "random"):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """The two or three values by what they are."""
+        named = {
+            "before": self.before,
+            "after": self.after,
+            "after the same at random": self.random,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def largest(self) -> float:
+        """Largest finite magnitude among them, which is as long as a bar gets; 0 without any."""
+        finite = [abs(value) for value in self.values.values() if math.isfinite(value)]
+        return max(finite, default=0.0)
 
 
 @dataclass(frozen=True)
@@ -86,29 +138,22 @@ class Counterfactual:
         What was changed, in which rows, and against what it was compared.
     numbers
         How far scores and decisions moved, by name.
+    before_after
+        The few quantities a reader should see side by side.
     """
 
     tested: str
     numbers: Mapping[str, float]
+    before_after: Sequence[BeforeAfter] = ()
+
+    def __post_init__(self) -> None:
+        plain = {name: _plain(value) for name, value in self.numbers.items()}
+        object.__setattr__(self, "numbers", plain)
 
 
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A figure with the words that belong to it.
-
-    Attributes
-    ----------
-    figure
-        A matplotlib Figure.
-    caption
-        Shown below it.
-    alt
-        For whoever cannot see it: what it shows, in words.
-    """
-
-    figure: Figure
-    caption: str
-    alt: str
+def _plain(value: Any) -> Any:
+    """A NumPy number as Python's, which is shown and saved like any other."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 SuspectKind = Literal["place", "band", "direction", "group", "feature"]
@@ -177,10 +222,11 @@ class Suspect:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What every answer carries; the runner fills in who was asked."""
+    """What every answer carries; the runner fills in who was asked, and how to ask again."""
 
     check: str = field(default="", kw_only=True)
     subject: str = field(default="", kw_only=True)
+    command: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,8 +254,9 @@ class Finding(_Answer):
         Names of the rows concerned.
     suspect
         What is suspected, for a program that repairs it; pages do not show it.
-    check, subject
-        Which check found it, in which model; filled in by :class:`xai.Audit`.
+    check, subject, command
+        Which check found it, in which model, and the command or the lines of Python that ask it
+        again; filled in by :class:`xai.Audit`.
 
     Raises
     ------

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -21,9 +21,6 @@ from xai.report.finding import (
     Picture,
     Severity,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NOT_ASSESSABLE = "not assessable"
 PASSED = "passed"
@@ -63,6 +60,10 @@ class Report:
         Versions, options and digests, by name.
     introduction
         A few sentences under the verdict: what was audited.
+    appendix
+        Shown at the end: thresholds, the rules of the network.
+    seconds
+        How long each check took. They are no part of the report's :attr:`digest`.
 
     Examples
     --------
@@ -78,6 +79,8 @@ class Report:
     sections: Sequence[Section] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     introduction: str = ""
+    appendix: Sequence[Section] = field(default=(), kw_only=True)
+    seconds: Mapping[str, float] = field(default_factory=dict, kw_only=True)
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
@@ -162,6 +165,18 @@ class Report:
         }
         return pd.DataFrame(cells, index=pd.Index(subjects, name="model"))
 
+    @property
+    def times(self) -> Mapping[str, tuple[float, float]]:
+        """Seconds each check took, and their share of all."""
+        total = sum(self.seconds.values()) or 1.0
+        return {name: (value, value / total) for name, value in self.seconds.items()}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the JSON twin without its times: the same for the same audit run again."""
+        found: str = self.to_dict()["content_sha256"]
+        return found
+
     def to_html(self, path: str | Path) -> Path:
         """Write one self-contained HTML file: pictures inside, no script, below 5 MB.
 
@@ -171,23 +186,22 @@ class Report:
             Still above 5 MB with pictures at their coarsest.
         """
         from xai.report.html import page
-        from xai.storage import replacing
 
-        path = Path(path)
-        text = page(self)
-        with replacing(path) as file:
-            file.write(text.encode())
-        return path
+        return _written(Path(path), page(self))
 
     def to_json(self, path: str | Path) -> Path:
-        """Write the JSON twin: every number of the HTML, unrounded and as shown there."""
-        from xai.storage import replacing
+        """Write the JSON twin: every number of the HTML, unrounded and as shown there.
 
-        path = Path(path)
+        What its parts are says :func:`xai.report.schema`.
+        """
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
-        with replacing(path) as file:
-            file.write(text.encode())
-        return path
+        return _written(Path(path), text)
+
+    def to_junit(self, path: str | Path) -> Path:
+        """Write the answers as a JUnit file: one test case each, failed from a warning on."""
+        from xai.report.junit import junit
+
+        return _written(Path(path), junit(self))
 
     def to_dict(self) -> dict[str, Any]:
         """What :meth:`to_json` writes."""
@@ -196,10 +210,10 @@ class Report:
         return document(self)
 
     @property
-    def figures(self) -> tuple[Figure, ...]:
-        """Every figure, in the order of the report."""
-        parts: list[Finding | Section] = [*self.findings, *self.sections]
-        return tuple(picture.figure for part in parts for picture in part.pictures)
+    def pictures(self) -> tuple[Picture, ...]:
+        """Every picture, in the order of the report."""
+        parts: list[Finding | Section] = [*self.findings, *self.sections, *self.appendix]
+        return tuple(picture for part in parts for picture in part.pictures)
 
     def _repr_html_(self) -> str:
         from xai.report.html import page
@@ -212,6 +226,15 @@ class Report:
 
     def __repr__(self) -> str:
         return f"<Report {self.title!r}: {self.verdict}>"
+
+
+def _written(path: Path, text: str) -> Path:
+    """``text`` at ``path``; names of files may hold bytes that are no text, shown as ``?``."""
+    from xai.storage import replacing
+
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", "replace"))
+    return path
 
 
 def _status(answers: Sequence[Answer]) -> str:
