@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import pickletools
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from neuralize.archives import LARGEST, archive_fault
 from xai.errors import FileFormatError, InputError
 from xai.relevance import Array
 
@@ -22,7 +25,7 @@ TABLES = (".csv", ".parquet")
 _TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 # What the readers raise on files that are damaged or are something else.
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def require_file(path: Path | str) -> Path:
@@ -82,13 +85,18 @@ def read_array(path: Path, *, key: str | None = None, names: Sequence[str] = ("x
         raise FileFormatError(f"{path} is a pickle, not {path.suffix}; save it with numpy.save.")
     try:
         with path.open("rb") as file:
-            if file.read(2) not in (b"\x93N", b"PK"):
+            start = file.read(2)
+            if start not in (b"\x93N", b"PK"):
                 raise ValueError("it does not start like one")
             file.seek(0)
-            array = np.load(file, allow_pickle=False)
-            if isinstance(array, np.lib.npyio.NpzFile):
-                array = array[_choose(array, path, key, names)]
-    except InputError:
+            if start == b"PK":
+                name = _choose(_headers(path), path, key, names)
+                with np.load(file, allow_pickle=False) as archive:
+                    return np.asarray(archive[name])
+            _header(file, path.stat().st_size)
+            file.seek(0)
+            return np.asarray(np.load(file, allow_pickle=False))
+    except (InputError, FileFormatError):
         raise
     except _DAMAGED as error:
         if "Object arrays" in str(error):
@@ -97,15 +105,60 @@ def read_array(path: Path, *, key: str | None = None, names: Sequence[str] = ("x
                 "file, so it is never done; save a numeric array."
             ) from error
         raise FileFormatError(f"Cannot read {path} as {path.suffix}: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise FileFormatError(f"{path} is an archive of other files, not of arrays.")
-    return array
 
 
 def array_names(path: Path) -> tuple[str, ...]:
     """Names of the arrays in an ``.npz`` file."""
-    with np.load(path, allow_pickle=False) as archive:
-        return tuple(archive.files)
+    return tuple(_headers(path))
+
+
+class _Header(NamedTuple):
+    """What an array's file says of it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def require_sound_archive(path: Path) -> None:
+    """Refuse an archive that would unpack to absurd sizes, or whose arrays claim to.
+
+    Raises
+    ------
+    FileFormatError
+        No archive, or one that declares more than it holds or than is taken for real.
+    """
+    try:
+        _headers(path)
+    except _DAMAGED as error:
+        raise FileFormatError(f"Cannot read {path} as {path.suffix}: {error}") from error
+
+
+def _headers(path: Path) -> dict[str, _Header]:
+    """Arrays of an archive by name, from their headers alone; errors are the built-in ones."""
+    if fault := archive_fault(path):
+        raise ValueError(fault)
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.filename.endswith(".npy"):
+                with archive.open(member) as file:
+                    name = member.filename.removesuffix(".npy")
+                    found[name] = _header(file, member.file_size)
+    return found
+
+
+def _header(file: IO[bytes], size: int) -> _Header:
+    """What an array's file says of it, if its ``size`` in bytes has room for that."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"its header is of version {'.'.join(map(str, version))}")
+    read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+    shape, _, dtype = read(file)
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(
+            f"it claims to hold an array of shape {shape} of {dtype}, and has {size} bytes"
+        )
+    return _Header(shape, dtype)
 
 
 def require_numbers(array: Array, path: Path) -> Array:
@@ -136,6 +189,7 @@ def read_table(path: Path) -> pd.DataFrame:
         raise FileFormatError(f"{path} is a pickle, not {path.suffix}; save it as a table.")
     try:
         if path.suffix.lower() == ".parquet":
+            _require_modest_parquet(path)
             return pd.read_parquet(path)
         first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
         cells = [cell.strip() for cell in first.iloc[0]]
@@ -160,6 +214,20 @@ def read_table(path: Path) -> pd.DataFrame:
     return frame
 
 
+def _require_modest_parquet(path: Path) -> None:
+    """Refuse what unpacks to absurd sizes: a kilobyte may hold 10^12 equal rows."""
+    from pyarrow.parquet import read_metadata
+
+    found = read_metadata(path)
+    numbers = found.num_rows * found.num_columns
+    unpacked = sum(found.row_group(i).total_byte_size for i in range(found.num_row_groups))
+    if max(8 * numbers, unpacked) > LARGEST:
+        raise ValueError(
+            f"it declares {found.num_rows} rows of {found.num_columns} columns, more than "
+            f"{LARGEST / 2**30:.0f} GB in memory"
+        )
+
+
 def listed(names: Sequence[object], most: int = 12) -> str:
     """Names in quotes for a message, the rest counted.
 
@@ -173,23 +241,24 @@ def listed(names: Sequence[object], most: int = 12) -> str:
 
 
 def _choose(
-    archive: np.lib.npyio.NpzFile, path: Path, key: str | None, names: Sequence[str]
+    present: Mapping[str, _Header], path: Path, key: str | None, names: Sequence[str]
 ) -> str:
-    present = archive.files
+    if not present:
+        raise FileFormatError(f"{path} is an archive of other files, not of arrays.")
     if key is not None:
         if key in present:
             return key
-        raise InputError(f"No array {key!r} in {path}; it has {listed(present)}.")
+        raise InputError(f"No array {key!r} in {path}; it has {listed(list(present))}.")
     likely = [name for name in names if name in present]
     if not likely:
-        likely = [name for name in present if getattr(archive[name], "ndim", 0) >= 2]
+        likely = [name for name, header in present.items() if len(header.shape) >= 2]
     if not likely and len(present) == 1:
-        likely = present
+        likely = list(present)
     if len(likely) == 1:
         return likely[0]
     raise InputError(
         f"Expected one array named {listed(names)} or a single one with two or more axes in "
-        f"{path}, which has {listed(present)}. Name one with --key."
+        f"{path}, which has {listed(list(present))}. Name one with --key."
     )
 
 

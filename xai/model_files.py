@@ -17,6 +17,7 @@ from xai.file_formats import (
     read_table,
     require_file,
     require_numbers,
+    require_sound_archive,
 )
 from xai.tree_checks import check_trees
 
@@ -158,6 +159,7 @@ def _read_pickle(path: Path, trust: bool) -> Any:
 def _read_skops(path: Path, trust: bool) -> Any:
     import skops.io
 
+    require_sound_archive(path)
     try:
         types = skops.io.get_untrusted_types(file=path)
     except Exception as error:  # a crafted or damaged archive can trip skops in many ways

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuralize.archives import archive_fault
 from neuralize.errors import CheckpointError, UntrustedCheckpointError
 
 State = dict[str, Tensor]
@@ -35,6 +36,8 @@ def read_content(path: Path, *, trust: bool = False) -> Any:
     """
     if not path.is_file():
         raise CheckpointError(f"No such file: {path}")
+    if fault := archive_fault(path, stored=True):
+        raise CheckpointError(f"{path} is no checkpoint that torch.save wrote: {fault}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols
@@ -88,8 +91,19 @@ def state_of(content: Any, source: Path, what: str) -> State:
             f"{source}: expected dense tensors by name in {what}, got {len(odd)} entries that are "
             f"something else ({', '.join(odd[:5])})."
         )
+    large = [name for name, t in content.items() if _bytes(t) > t.untyped_storage().nbytes()]
+    if large:
+        raise CheckpointError(
+            f"{source}: {len(large)} tensors in {what} claim more numbers than the file holds "
+            f"({', '.join(f'{name} {tuple(content[name].shape)}' for name in large[:5])})."
+        )
     prefix = "module." if all(name.startswith("module.") for name in content) else ""
     return {name.removeprefix(prefix): value for name, value in content.items()}
+
+
+def _bytes(t: Tensor) -> int:
+    """What a tensor would take if every number of it were stored."""
+    return t.numel() * t.element_size()
 
 
 def below(state: State, prefix: str) -> State:

@@ -155,8 +155,9 @@ def _recognised(content: Any, path: Path) -> str:
         raise CheckpointError(
             f"{path} is a bare state dict, {_described(content)}: it says neither which detector "
             "and network they are of, nor what was done to the input, nor a centre or threshold. "
-            "Load the weights into the network and pass that to a detector (network=), or explain "
-            "the network itself with xai.explain."
+            "Name the architecture (arch=, --arch on the command line of xai audit), load the "
+            "weights into the network and pass that to a detector (network=), or explain the "
+            "network itself with xai.explain."
         )
     raise CheckpointError(
         f"{path} is no checkpoint of {', '.join(READERS)}: it holds {_described(content)}."
