@@ -290,5 +290,5 @@ def provenance_of(
         "dtype": str(net.dtype).removeprefix("torch."),
         "device": str(net.device),
         "input_shape": "x".join(map(str, inputs.shape)),
-        "input_sha256": hashlib.sha256(np.ascontiguousarray(inputs).tobytes()).hexdigest(),
+        "input_sha256": hashlib.sha256(np.ascontiguousarray(inputs).data).hexdigest(),
     }

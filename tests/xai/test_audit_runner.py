@@ -105,8 +105,11 @@ def test_frames_tensors_arrays_and_loaders_are_the_same_data():
     loader = DataLoader(TensorDataset(rows, torch.zeros(len(x))), batch_size=50)
     reports = [Audit(MODEL, d).run() for d in (x, rows, WINE.data, loader)]
     first = reports[0].to_dict()
+    del first["times"]
     for report in reports[1:]:
-        assert report.to_dict() == first
+        twin = report.to_dict()
+        del twin["times"]
+        assert twin == first
 
 
 def test_names_of_a_frame_are_kept():

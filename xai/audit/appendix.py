@@ -1,4 +1,4 @@
-"""The appendix of an audit's report: what was held against what, and how the network was explained."""
+"""The appendix of an audit: what was held against what, and how the network was explained."""
 
 from __future__ import annotations
 

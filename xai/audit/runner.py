@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import nn
 from tqdm import tqdm
 
 from neuralize import Neuralized, neuralize
+from xai.audit.appendix import appendix
 from xai.audit.check import Check
 from xai.audit.collapse import Collapse
 from xai.audit.conservation import Conservation
@@ -21,11 +23,18 @@ from xai.audit.context import AuditContext
 from xai.audit.groups import Groups
 from xai.audit.inputs import column_of, masks_of, rows_of
 from xai.audit.placement import Placement
-from xai.errors import InputError, UnsupportedModelError
+from xai.audit.reproduce import command_line, python_line
+from xai.audit.saved import Said, SavedAnswers
+from xai.digest import code_digest, digest
+from xai.errors import FileFormatError, InputError, UnsupportedModelError
+from xai.explainer import provenance_of
 from xai.report import Answer, NotAssessable, Report
 
 CHECKS: tuple[type[Check], ...] = (Conservation, Collapse, Placement, Groups)
 """What an audit asks unless told otherwise, in this order; what needs groups, where they are."""
+
+DELAY = 2.0
+"""Seconds before a bar shows."""
 
 
 class Audit:
@@ -41,7 +50,7 @@ class Audit:
         Rows the model was *not* fitted on say more: a density model knows its own rows by heart.
     labels, groups
         Class of every row, and where it comes from ``(n,)``. They help to say which rows a finding
-        concerns; no check needs them.
+        concerns; a check that needs groups is asked where there are some.
     masks
         Where in each picture evidence may lie ``(n, h, w)``.
     checks
@@ -54,6 +63,14 @@ class Audit:
         Of the random rows and places the tests compare with.
     progress
         Whether to show a bar on work that takes longer than two seconds.
+    save_to
+        Folder that gets the answers of every check as soon as it is done. An audit of the same
+        model, data and settings with the same folder goes on where this one ended, and comes to
+        the same report.
+    command
+        Words of the command line that started this audit, for the report's "ask this again".
+    facts
+        What else belongs among the versions and digests of the report, by name.
 
     Raises
     ------
@@ -86,6 +103,9 @@ class Audit:
         name: str | None = None,
         seed: int = 0,
         progress: bool = True,
+        save_to: str | Path | None = None,
+        command: Sequence[str] = (),
+        facts: Mapping[str, str] | None = None,
     ) -> None:
         net = model if isinstance(model, Neuralized) else neuralize(model, features)
         rows, feature_names, row_names = rows_of(data)
@@ -107,23 +127,67 @@ class Audit:
             progress,
         )
         self.checks = tuple(_resolve(checks, self.context))
+        self.saved = None if save_to is None else SavedAnswers(save_to)
+        self.command = tuple(command)
+        self.facts = dict(facts or {})
+        optional = {
+            "labels": labels, "groups": groups, "masks": masks, "features": features,
+            "composite": composite,
+        }  # fmt: skip
+        self._given = [option for option, value in optional.items() if value is not None]
 
     def run(self) -> Report:
         """Ask every check; one that this model does not support is reported, not left out."""
         answers: list[Answer] = []
-        for check in tqdm(self.checks, delay=2, desc="auditing", disable=not self.progress):
-            answers.extend(self._ask(check))
+        seconds: dict[str, float] = {}
+        network = digest(self.context.net)  # before checks make it keep anything
+        shared = "" if self.saved is None else self._digest()
+        explained, start = False, time.perf_counter()
+        bar = tqdm(self.checks, delay=DELAY, desc="auditing", disable=not self.progress)
+        for position, check in enumerate(bar):
+            late = time.perf_counter() - start > DELAY
+            bar.set_postfix_str(check.name, refresh=late)
+            said = self._said(check, position, shared, explained)
+            explained = said.explained
+            answers.extend(self._signed(check, said.answers))
+            seconds[check.name] = seconds.get(check.name, 0.0) + said.seconds
         context = self.context
         shape = " x ".join(map(str, context.data.shape[1:]))
         return Report(
             f"Audit of {self.name}",
             tuple(answers),
-            provenance=self._provenance(),
+            provenance=self._provenance(network),
             introduction=(
                 f"{self.name} on {len(context)} rows of shape {shape}. Evidence: "
                 f"{context.net.evidence_name}."
             ),
+            appendix=appendix(context, self.checks, answers),
+            seconds=seconds,
         )
+
+    def _said(self, check: Check, position: int, shared: str, explained: bool) -> Said:
+        """What the check says, or said when it was saved; the same in the end."""
+        if self.saved is None:
+            return self._timed(check)
+        key = digest(shared, check)
+        said = self.saved.load(check, position, key)
+        if said is not None:
+            return said
+        if explained:
+            _ = self.context.relevance  # as it was when the audit came here the first time
+        self.saved.save(check, position, key, self._timed(check))
+        kept = self.saved.load(check, position, key)
+        if kept is None:
+            raise FileFormatError(
+                f"The answers of {check.name!r} could not be read back from {self.saved.folder}."
+            )
+        return kept
+
+    def _timed(self, check: Check) -> Said:
+        start = time.perf_counter()
+        answers = self._ask(check)
+        seconds = time.perf_counter() - start
+        return Said(answers, seconds, "relevance" in vars(self.context))
 
     def _ask(self, check: Check) -> list[Answer]:
         try:
@@ -135,17 +199,39 @@ class Audit:
                 f"The check {check.name!r} said nothing. Yield a Finding, Passed or NotAssessable "
                 "for every question, so that silence is never taken for a pass."
             )
-        return [replace(answer, check=check.name, subject=self.name) for answer in answers]
+        return answers
 
-    def _provenance(self) -> dict[str, str]:
-        context = self.context
-        kept = {} if "relevance" not in vars(context) else dict(context.relevance.provenance)
-        digest = hashlib.sha256(np.ascontiguousarray(context.data).tobytes()).hexdigest()
+    def _signed(self, check: Check, answers: Sequence[Answer]) -> list[Answer]:
+        """The answers with who was asked, and how to ask again."""
+        seed = self.context.seed
+        if self.command:
+            again = command_line(self.command, check.name, seed)
+        else:
+            known = any(type(check) is one for one in CHECKS)
+            again = python_line(self._given, check, known, seed)
+        return [
+            replace(answer, check=check.name, subject=self.name, command=again)
+            for answer in answers
+        ]
+
+    def _digest(self) -> str:
+        """Of everything that the answers depend on, besides the check."""
+        context = {f.name: getattr(self.context, f.name) for f in fields(self.context)}
+        del context["progress"]
+        return digest(code_digest(), self._versions, context)
+
+    @cached_property
+    def _versions(self) -> dict[str, str]:
+        net, data = self.context.net, self.context.data
+        return provenance_of(net, data, net.method)
+
+    def _provenance(self, network: str) -> dict[str, str]:
         return {
-            **kept,
-            "input_sha256": digest,
+            **self._versions,
+            **self.facts,
+            "network_sha256": network,
             "checks": ", ".join(check.name for check in self.checks),
-            "seed": str(context.seed),
+            "seed": str(self.context.seed),
         }
 
 

@@ -11,7 +11,6 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,10 +30,15 @@ MAX_BYTES = 500_000_000
 
 
 class Said(NamedTuple):
-    """What a check said, and how long it took."""
+    """What a check said, how long it took, and whether relevance had been computed by then.
+
+    The last is kept because an audit that goes on must stand where the first one stood: evidence
+    taken from an explanation and evidence asked for can differ in the last bit.
+    """
 
     answers: list[Answer]
     seconds: float
+    explained: bool
 
 
 class SavedAnswers:
@@ -77,7 +81,8 @@ class SavedAnswers:
                 )
                 return None
             seconds = float(header.pop("seconds"))
-            return Said(from_parts(header, arrays), seconds)
+            explained = bool(header.pop("explained"))
+            return Said(from_parts(header, arrays), seconds, explained)
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             warnings.warn(
@@ -87,12 +92,11 @@ class SavedAnswers:
             )
             return None
 
-    def save(
-        self, check: Check, position: int, key: str, answers: Sequence[Answer], seconds: float
-    ) -> None:
+    def save(self, check: Check, position: int, key: str, said: Said) -> None:
         """Write what the check said; the file is whole or not there, also after a power cut."""
-        header, arrays = to_parts(answers)
-        header |= {"format": FORMAT, "version": VERSION, "key": key, "seconds": seconds}
+        header, arrays = to_parts(said.answers)
+        header |= {"format": FORMAT, "version": VERSION, "key": key}
+        header |= {"seconds": said.seconds, "explained": said.explained}
         text = json.dumps(header, ensure_ascii=False).encode("utf-8", "replace").decode()
         with replacing(self.path(check, position)) as file:
             write_npz(json.loads(text), arrays, file)

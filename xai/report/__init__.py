@@ -1,5 +1,6 @@
-"""Findings, and the report that shows them: self-contained HTML and its JSON twin."""
+"""Findings, and the report that shows them: self-contained HTML, its JSON twin, JUnit XML."""
 
+from xai.report.comparison import Comparison, compare
 from xai.report.finding import (
     SEVERITIES,
     Answer,
@@ -15,11 +16,13 @@ from xai.report.finding import (
     shown,
 )
 from xai.report.report import Report, Section, Table
+from xai.report.twin import read_report, report_schema
 
 __all__ = [
     "SEVERITIES",
     "Answer",
     "BeforeAfter",
+    "Comparison",
     "Counterfactual",
     "Finding",
     "Measure",
@@ -31,5 +34,8 @@ __all__ = [
     "Severity",
     "Suspect",
     "Table",
+    "compare",
+    "read_report",
+    "report_schema",
     "shown",
 ]

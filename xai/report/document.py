@@ -83,7 +83,7 @@ def _measure(measure: Measure) -> dict[str, Any]:
         "name": measure.name,
         **_number(measure.value),
         "relation": measure.relation,
-        "threshold": measure.threshold,
+        "threshold": _number(measure.threshold)["value"],
         "text": str(measure),
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xai.errors import InputError
-from xai.report.picture import Picture
+from xai.report.picture import Picture as Picture  # part of this module's names
 
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")

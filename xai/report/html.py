@@ -16,6 +16,7 @@ from xai.report.finding import BeforeAfter, Picture, shown
 from xai.report.picture import DPI
 
 if TYPE_CHECKING:
+    from xai.report.comparison import Comparison
     from xai.report.report import Report
 
 MAX_BYTES = 5_000_000
@@ -50,8 +51,13 @@ def page(report: Report) -> str:
     )
 
 
+def comparison_page(both: Comparison) -> str:
+    """The page of a comparison."""
+    return _template("comparison.html").render(both=both)
+
+
 @cache
-def _template() -> Template:
+def _template(name: str) -> Template:
     environment = Environment(
         loader=PackageLoader("xai.report"),
         autoescape=True,
@@ -63,7 +69,7 @@ def _template() -> Template:
     environment.filters["cell"] = cell
     environment.filters["clipped"] = clipped
     environment.filters["bars"] = bars
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def _render(report: Report, source: Callable[[Picture], str]) -> str:
@@ -76,7 +82,7 @@ def _render(report: Report, source: Callable[[Picture], str]) -> str:
         "samples_shown": SAMPLES_SHOWN,
         "reasons_shown": REASONS_SHOWN,
     }
-    return _template().render(context)
+    return _template("report.html").render(context)
 
 
 def clipped(text: str, length: int = NAME_LENGTH) -> str:

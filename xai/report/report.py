@@ -187,21 +187,21 @@ class Report:
         """
         from xai.report.html import page
 
-        return _written(Path(path), page(self))
+        return written(Path(path), page(self))
 
     def to_json(self, path: str | Path) -> Path:
         """Write the JSON twin: every number of the HTML, unrounded and as shown there.
 
-        What its parts are says :func:`xai.report.schema`.
+        What its parts are says :func:`xai.report.report_schema`.
         """
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
-        return _written(Path(path), text)
+        return written(Path(path), text)
 
     def to_junit(self, path: str | Path) -> Path:
         """Write the answers as a JUnit file: one test case each, failed from a warning on."""
         from xai.report.junit import junit
 
-        return _written(Path(path), junit(self))
+        return written(Path(path), junit(self))
 
     def to_dict(self) -> dict[str, Any]:
         """What :meth:`to_json` writes."""
@@ -228,7 +228,7 @@ class Report:
         return f"<Report {self.title!r}: {self.verdict}>"
 
 
-def _written(path: Path, text: str) -> Path:
+def written(path: Path, text: str) -> Path:
     """``text`` at ``path``; names of files may hold bytes that are no text, shown as ``?``."""
     from xai.storage import replacing
 
