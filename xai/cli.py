@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 import typer
 from typer.core import TyperGroup
 
+from xai import cli_checkpoint as checkpoint
 from xai import cli_options as options
 from xai.cli_graph import explain_graph
 from xai.cli_output import print_json, print_text
+from xai.cli_report import compare, schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +36,7 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the arguments name."""
+        ctx.meta[options.WORDS] = tuple(args)  # for reports, which say how to repeat them
         graph = any(arg == "--graph" or arg.startswith("--graph=") for arg in args)
         if args[0] == "explain" and graph:
             args = ["explain-graph", *args[1:]]
@@ -201,11 +204,15 @@ app.command("explain-graph")(reports_errors(explain_graph))
 @app.command()
 @reports_errors
 def audit(
+    context: typer.Context,
     model: options.Model,
     data: options.Data,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER|FILE", help="report.html, report.json, or a folder for both."),
+        typer.Option(
+            metavar="FOLDER|FILE",
+            help="report.html, report.json, report.xml (JUnit), or a folder for the first two.",
+        ),
     ] = None,
     labels: Annotated[
         str | None,
@@ -228,6 +235,17 @@ def audit(
         list[str] | None,
         typer.Option("--check", metavar="NAME", help="Ask only this; may be repeated."),
     ] = None,
+    seed: Annotated[int, typer.Option(help="Of random rows and places.")] = 0,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Save answers here as they come; go on from those of an audit that was stopped.",
+        ),
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where JUnit XML for CI goes.")
+    ] = None,
     image: options.Image = None,
     settings: options.Settings = None,
     given: options.Given = None,
@@ -245,13 +263,13 @@ def audit(
     from xai import command_steps as steps
     from xai.audit import Audit
     from xai.data_files import read_data, read_masks
+    from xai.digest import file_digest
     from xai.model_files import read_model
     from xai.printout import report_text
     from xai.rows import match_columns
 
-    where = steps.report_destination(out)
     inputs = [path for path in (model, data, masks) if path is not None]
-    with steps.results(where, overwrite=overwrite, inputs=inputs) as scratch:
+    with steps.report_files(out, junit, overwrite=overwrite, inputs=inputs) as write:
         loaded = read_model(model, trust=trust, given=dict(given or []))
         rows = read_data(
             data, key=key, drop=drop or [], id_column=id_column, labels=labels, groups=groups
@@ -265,14 +283,16 @@ def audit(
             groups=rows.groups,
             masks=None if masks is None else read_masks(masks),
             checks=checks,
+            seed=seed,
+            save_to=save,
+            command=context.meta[options.WORDS],
+            facts={"model_file": model.name, "model_file_sha256": file_digest(model)},
         ).run()
-        if where is not None and scratch is not None:
-            for name in where.names:
-                steps.write_report(report, scratch / name)
+        files = write(report)
     if as_json:
         print_json(report.to_dict())
     else:
-        print_text(report_text(report), [] if where is None else where.paths)
+        print_text(report_text(report), files)
     raise typer.Exit(report.exit_code)
 
 
@@ -296,3 +316,7 @@ def demo(
         print_json(report.to_dict())
     else:
         print_text(report_text(report), [out / "report.html", out / "report.json"])
+
+
+app.command()(reports_errors(compare))
+app.command()(reports_errors(schema))

@@ -12,7 +12,10 @@ from xai.cli_given import given
 
 FORMATS = ("npz", "csv", "parquet", "json", "png", "svg", "html")
 DEFAULT_FORMATS = ("npz", "csv", "png")
-REPORT_FORMATS = ("html", "json")
+REPORT_FORMATS = ("html", "json", "xml")
+REPORT_DEFAULT_FORMATS = ("html", "json")
+WORDS = "xai.words"
+"""Where the context of a command keeps the words it was called with."""
 
 MethodName = Literal[
     "lrp",

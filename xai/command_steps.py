@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from html import escape
@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 
 from neuralize import Neuralized, neuralize
-from xai.cli_options import DEFAULT_FORMATS, FORMATS, REPORT_FORMATS
+from xai.cli_options import DEFAULT_FORMATS, FORMATS, REPORT_DEFAULT_FORMATS, REPORT_FORMATS
 from xai.errors import InputError
 from xai.explainer import explain
 from xai.new_files import new_files
 from xai.relevance import Array, Relevance
-from xai.report import Report
+from xai.report import Comparison, Report
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -73,7 +73,7 @@ def destination(out: Path | None, formats: Sequence[str] | None) -> Destination 
 
 
 def report_destination(out: Path | None) -> Destination | None:
-    """Where a report goes: an ``.html`` or ``.json`` file, or one of each in a folder.
+    """Where a report goes: an ``.html``, ``.json`` or ``.xml`` file, or the first two in a folder.
 
     Examples
     --------
@@ -84,7 +84,7 @@ def report_destination(out: Path | None) -> Destination | None:
         return None
     if _names_file(out, REPORT_FORMATS):
         return Destination(out.parent, (out.name,))
-    return Destination(out, tuple(f"report.{name}" for name in REPORT_FORMATS))
+    return Destination(out, tuple(f"report.{name}" for name in REPORT_DEFAULT_FORMATS))
 
 
 def _names_file(out: Path, formats: Sequence[str]) -> bool:
@@ -203,9 +203,41 @@ def write(relevance: Relevance, path: Path) -> None:
         relevance.save(path)
 
 
-def write_report(report: Report, path: Path) -> None:
-    """Write a report in the format that the suffix names."""
-    if path.suffix.lower() == ".html":
+@contextmanager
+def report_files(
+    out: Path | None, junit: Path | None, *, overwrite: bool, inputs: Sequence[Path]
+) -> Iterator[Callable[[Report], list[Path]]]:
+    """A function that writes a report to ``out`` and ``junit`` and says where its files will be.
+
+    They appear when the block ends well.
+    """
+    where = report_destination(out)
+    xml = None if junit is None else Destination(junit.parent, (junit.name,))
+    with (
+        results(where, overwrite=overwrite, inputs=inputs) as scratch,
+        results(xml, overwrite=overwrite, inputs=inputs) as xml_scratch,
+    ):
+
+        def write(report: Report) -> list[Path]:
+            files: list[Path] = []
+            if where is not None and scratch is not None:
+                for name in where.names:
+                    write_report(report, scratch / name)
+                files += where.paths
+            if xml is not None and xml_scratch is not None:
+                report.to_junit(xml_scratch / xml.names[0])
+                files += xml.paths
+            return files
+
+        yield write
+
+
+def write_report(report: Report | Comparison, path: Path) -> None:
+    """Write a report, or a comparison of two, in the format that the suffix names."""
+    suffix = path.suffix.lower()
+    if suffix == ".html":
         report.to_html(path)
+    elif suffix == ".xml" and isinstance(report, Report):
+        report.to_junit(path)
     else:
         report.to_json(path)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xai.relevance import Relevance
-from xai.report import Report
+from xai.report import Comparison, Report
 
 SHOWN_ROWS = 10
 SHOWN_FEATURES = 3
@@ -109,6 +109,40 @@ def report_text(report: Report) -> str:
     for question in report.not_assessable:
         who = f"{question.subject}: " if question.subject else ""
         lines += [f"{'open':<8}  {who}{question.question}", f"{'':<10}{question.reason}"]
+    if report.seconds:
+        shares = ", ".join(f"{name} {share:.0%}" for name, (_, share) in report.times.items())
+        lines.append(f"{sum(report.seconds.values()):.3g} seconds: {shares}")
+    return "\n".join(map(_plain, lines))
+
+
+def comparison_text(both: Comparison) -> str:
+    """A few lines: the verdict, what each check said of both, and every change with its numbers.
+
+    Examples
+    --------
+    >>> from xai.report import Finding, Measure, Passed, compare
+    >>> few, many = Measure("tied rows", 0.05, "<=", 0.1), Measure("tied rows", 0.5, "<=", 0.1)
+    >>> first = Report("A", [Passed(few, check="ties")])
+    >>> second = Report("B", [Finding("warning", "Rows are tied.", many, check="ties")])
+    >>> print(comparison_text(compare(first, second)))
+    The second is worse: 1 new.
+    check  first   second
+    ties   passed  warning
+    new       Rows are tied.
+              tied rows: 0.05 (passed), then 0.5 (warning)
+    """
+    table = [("check", "first", "second"), *((c, *pair) for c, pair in both.checks.items())]
+    wide = [max(len(row[i]) for row in table) for i in range(2)]
+    lines = [both.verdict]
+    lines += [f"{c:<{wide[0]}}  {first:<{wide[1]}}  {second}" for c, first, second in table]
+    for line in both.changed:
+        who = f"{line.model}: " if line.model else ""
+        first, second = (
+            f"{'not measured' if measure is None else measure.shown} ({status})"
+            for measure, status in zip(line.measure, line.status, strict=True)
+        )
+        lines.append(f"{line.change:<8}  {who}{line.title or line.question}")
+        lines.append(f"{'':<10}{line.question}: {first}, then {second}")
     return "\n".join(map(_plain, lines))
 
 
