@@ -205,8 +205,8 @@ app.command("explain-graph")(reports_errors(explain_graph))
 @reports_errors
 def audit(
     context: typer.Context,
-    model: options.Model,
-    data: options.Data,
+    model: checkpoint.Checkpoint,
+    data: checkpoint.Data,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -217,13 +217,17 @@ def audit(
     labels: Annotated[
         str | None,
         typer.Option(
-            metavar="COLUMN|FILE",
-            help="Known classes: a column of the table, an array of the .npz file, or a file.",
+            metavar="COLUMN|FILE[:COLUMN]|folder",
+            help="Known classes: a column of the table, an array of the .npz file, a file, or the "
+            "sub-folders of pictures.",
         ),
     ] = None,
     groups: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN|FILE", help="Where rows come from (site, batch, patient)."),
+        typer.Option(
+            metavar="COLUMN|FILE[:COLUMN]|folder",
+            help="Where rows come from (site, batch, patient).",
+        ),
     ] = None,
     masks: Annotated[
         Path | None,
@@ -235,7 +239,7 @@ def audit(
         list[str] | None,
         typer.Option("--check", metavar="NAME", help="Ask only this; may be repeated."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of random rows and places.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of random rows and places.")] = 0,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -252,42 +256,49 @@ def audit(
     key: options.Key = None,
     drop: options.Drop = None,
     id_column: options.Id = None,
+    arch: checkpoint.Arch = None,
+    layer: checkpoint.Layer = None,
+    normalize: checkpoint.Normalisation = None,
+    size: checkpoint.Size = None,
+    head: checkpoint.Head = None,
+    fit_on: checkpoint.FitOn = None,
+    units: checkpoint.Units = 1.0,
+    rows: checkpoint.Rows = None,
+    batch_size: checkpoint.BatchSize = None,
+    device: checkpoint.Device = "cpu",
     trust: options.Trust = False,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Ask whether the model decides for the right reasons. Exit code 1 if there are findings.
 
+    A checkpoint that is an encoder gets a head first, fitted on one half of the data.
+
     Example: xai audit model.skops --data wine.csv --labels grape --out report.html
     """
     from xai import command_steps as steps
-    from xai.audit import Audit
-    from xai.data_files import read_data, read_masks
+    from xai.audit_inputs import Wanted, audit_subject
     from xai.digest import file_digest
-    from xai.model_files import read_model
     from xai.printout import report_text
-    from xai.rows import match_columns
 
+    wanted = Wanted(
+        arch=arch, layer=layer, normalize=normalize, size=size, trust=trust,
+        given=dict(given or []), head=head, fit_on=fit_on, labels=labels, groups=groups,
+        masks=masks, key=key, drop=drop or [], id_column=id_column, image=image, units=units,
+        rows=rows, seed=seed, settings=settings or [], device=device, batch_size=batch_size,
+    )  # fmt: skip
     inputs = [path for path in (model, data, masks) if path is not None]
     with steps.report_files(out, junit, overwrite=overwrite, inputs=inputs) as write:
-        loaded = read_model(model, trust=trust, given=dict(given or []))
-        rows = read_data(
-            data, key=key, drop=drop or [], id_column=id_column, labels=labels, groups=groups
+        subject = audit_subject(model, data, wanted)
+        report = subject.introduced(
+            subject.audit(
+                checks=checks,
+                seed=seed,
+                save_to=save,
+                command=context.meta[options.WORDS],
+                facts={"model_file": model.name, "model_file_sha256": file_digest(model)},
+            ).run()
         )
-        x = match_columns(rows.x, loaded.feature_names, data)
-        net = steps.network(loaded.model, settings or [])
-        report = Audit(
-            net,
-            steps.laid_out(net, x, image),
-            labels=rows.labels,
-            groups=rows.groups,
-            masks=None if masks is None else read_masks(masks),
-            checks=checks,
-            seed=seed,
-            save_to=save,
-            command=context.meta[options.WORDS],
-            facts={"model_file": model.name, "model_file_sha256": file_digest(model)},
-        ).run()
         files = write(report)
     if as_json:
         print_json(report.to_dict())

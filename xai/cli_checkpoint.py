@@ -107,7 +107,6 @@ Units = Annotated[
 Rows = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Only so many rows, drawn at random.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Rows that go through a network at a time.")
 ]
