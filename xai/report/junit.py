@@ -18,7 +18,7 @@ from xai.report.finding import Answer, Finding, NotAssessable
 if TYPE_CHECKING:
     from xai.report.report import Report
 
-ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+ILLEGAL = re.compile("[^\t\n\r\u0020-\ufffd\U00010000-\U0010ffff]")
 """Characters XML 1.0 has no way to write."""
 
 LONGEST = 1000
@@ -120,5 +120,5 @@ def clean(text: str, longest: int | None = LONGEST) -> str:
     >>> clean("a\x1b[31mb\x00"), clean("abcdef", 4)
     ('a�[31mb�', 'abc…')
     """
-    legal = ILLEGAL.sub("\ufffd", text)
+    legal = ILLEGAL.sub("\ufffd", text.encode("utf-8", "replace").decode())
     return legal if longest is None or len(legal) <= longest else f"{legal[: longest - 1]}…"
