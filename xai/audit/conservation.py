@@ -26,7 +26,7 @@ class Conservation(Check):
 
     def run(self, audit: AuditContext) -> Iterator[Answer]:
         error = audit.relevance.relative_conservation_error.astype(np.float64)
-        bound = BOUND.get(audit.net.dtype, BOUND[torch.float32])
+        bound = BOUND.get(_dtype(audit), BOUND[torch.float32])
         measure = Measure("largest relative conservation error", float(error.max()), "<=", bound)
         if measure.holds:
             yield Passed(measure, f"Over {len(error)} rows in {_precision(audit)}.")
@@ -72,5 +72,16 @@ class Conservation(Check):
         )
 
 
+def _dtype(audit: AuditContext) -> torch.dtype:
+    """The coarsest precision on the way: a head in float64 may sit on an encoder in float32."""
+    encoder = audit.net.features
+    weights = [] if encoder is None else [p.dtype for p in encoder.parameters()]
+    return min([audit.net.dtype, *(t for t in weights if t.is_floating_point)], key=_bits)
+
+
+def _bits(dtype: torch.dtype) -> int:
+    return dtype.itemsize
+
+
 def _precision(audit: AuditContext) -> str:
-    return str(audit.net.dtype).removeprefix("torch.")
+    return str(_dtype(audit)).removeprefix("torch.")
