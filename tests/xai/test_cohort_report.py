@@ -50,7 +50,7 @@ def answers(report):
 def blank_pictures():
     """Drawing takes most of the time; the pictures have tests of their own."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(xai.report.html, "png", lambda figure, dpi: f"{dpi}".encode())
+        patched.setattr(xai.report.Picture, "png", lambda picture, dpi: f"{dpi}".encode())
         patched.setattr(xai.cohort_report, "MAPPED", 1)
         yield
 
