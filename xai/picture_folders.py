@@ -23,7 +23,7 @@ from xai.relevance import Array
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm",
 )  # fmt: skip
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 """What is decoded, by content: formats whose decoders start no other program."""
 
 MOST_PIXELS = 2**26
@@ -127,7 +127,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             path = here / name
             if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                 continue
-            if not path.resolve().is_relative_to(root):
+            if not Path(os.path.realpath(path)).is_relative_to(root):
                 raise FileFormatError(
                     f"{printable(str(path))} leads out of the folder; copy the picture into it."
                 )
