@@ -8,7 +8,7 @@ import numpy as np
 
 from xai.audit.context import AuditContext
 from xai.audit.pictures import where_on_average
-from xai.audit.places import elsewhere, place_name, replacements
+from xai.audit.places import other_places, place_name, replacements
 from xai.audit.trial import some, trial
 from xai.relevance import Array
 from xai.report.finding import Answer, Counterfactual, Finding, Measure, Passed, Suspect
@@ -69,9 +69,9 @@ def _finding(
     audit: AuditContext, name: str, pixels: Array, excess: float, suspects: list[str]
 ) -> Finding:
     rows = some(np.arange(len(audit)), audit.rng, audit.most_rows)
-    shifts = elsewhere(pixels, audit.rng)
+    elsewhere = other_places(pixels, audit.rng)
     usual = audit.median_row()
-    effect = trial(audit, rows, *replacements(audit, pixels, usual, shifts))
+    effect = trial(audit, rows, *replacements(audit, pixels, usual, elsewhere))
     others = [suspect for suspect in suspects if suspect != name]
     also = f" So it does at {', '.join(others)}." if others else ""
     return Finding(
@@ -85,7 +85,7 @@ def _finding(
         "variance that the model scales up.",
         Counterfactual(
             f"The place was replaced by its median content in {len(rows)} rows, and so were "
-            f"{len(shifts)} random places of the same shape. {audit.decision_note}".strip(),
+            f"{len(elsewhere)} random places of the same shape. {audit.decision_note}".strip(),
             effect.numbers("place replaced", audit.decision_name),
         ),
         (where_on_average(audit, pixels),),

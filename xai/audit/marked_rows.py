@@ -9,16 +9,19 @@ import numpy as np
 from xai.audit.context import AuditContext, shares
 from xai.audit.marks import MIN_ROWS, Mark, find_marks
 from xai.audit.pictures import effects, samples
-from xai.audit.places import elsewhere, moved, place_name, replacements, transplants
+from xai.audit.places import inpaintings, other_places, place_name, replacements, transplants
+from xai.audit.stamps import find_stamps
 from xai.audit.trial import MOVED, RARE, Effect, some, trial
 from xai.relevance import Array
 from xai.report.finding import (
+    SEVERITIES,
     Answer,
     Counterfactual,
     Finding,
     Measure,
     NotAssessable,
     Passed,
+    Severity,
     Suspect,
 )
 
@@ -26,6 +29,11 @@ QUESTION = "Do some pictures carry the same small mark, and does the model rely 
 
 EMPTY_ENOUGH = 0.01
 """Share of the pixels that must hold the same content in nearly all pictures."""
+
+REPLACED = {
+    True: "replaced by what the other pictures hold there",
+    False: "filled in smoothly from around it",
+}
 
 MAX_FINDINGS = 5
 
@@ -38,51 +46,55 @@ def marked_rows(audit: AuditContext) -> Iterator[Answer]:
         )
         return
     scan = find_marks(audit.planes, audit.rng)
-    if not scan.marks and scan.empty < EMPTY_ENOUGH:
-        yield NotAssessable(
-            QUESTION,
-            f"Only {scan.empty:.1%} of the pixels hold the same content in nearly all pictures, so "
-            "nothing can be told apart from what the pictures show. Pass masks of the objects, or "
-            "pictures on a plain ground.",
-        )
-        return
-    for mark in scan.marks[:MAX_FINDINGS]:
-        yield _finding(audit, mark)
-    found = Measure("marks found", len(scan.marks), "<=", 0)
+    on_ground = bool(scan.marks) or scan.empty >= EMPTY_ENOUGH
+    marks = scan.marks if on_ground else find_stamps(audit.planes, audit.rng)
+    for mark in marks[:MAX_FINDINGS]:
+        yield _finding(audit, mark, on_ground)
+    found = Measure("marks found", len(marks), "<=", 0)
     if found.holds:
         yield Passed(
             found,
             f"{scan.empty:.0%} of the pixels hold the same content in nearly all pictures; a mark "
-            "on top of varying content would not be noticed.",
+            "on top of varying content would not be noticed."
+            if on_ground
+            else "Searched on top of what the pictures show: no content ends sharply at the same "
+            "place in several of them. A mark that lets the picture shine through would not be "
+            "noticed.",
         )
-    if len(scan.marks) > MAX_FINDINGS:
+    if len(marks) > MAX_FINDINGS:
         yield Finding(
             "warning",
-            f"{len(scan.marks)} marks were found; the {MAX_FINDINGS} most frequent were tested.",
+            f"{len(marks)} marks were found; the {MAX_FINDINGS} most frequent were tested.",
             found,
             advice="Remove those that were tested from the data and audit again.",
         )
 
 
-def _finding(audit: AuditContext, mark: Mark) -> Finding:
+def _finding(audit: AuditContext, mark: Mark, on_ground: bool) -> Finding:
     bare = np.setdiff1d(np.arange(len(audit)), mark.rows)
-    shifts = elsewhere(mark.pixels, audit.rng)
-    usual = audit.median_row(bare)
+    others = other_places(mark.pixels, audit.rng)
     content = audit.median_row(mark.rows)
     marked_sample, bare_sample = (
         some(mark.rows, audit.rng, audit.most_rows),
         some(bare, audit.rng, audit.most_rows),
     )
-    removed = trial(audit, marked_sample, *replacements(audit, mark.pixels, usual, shifts))
-    added = trial(audit, bare_sample, *transplants(audit, mark.pixels, content, shifts))
-    density, rank = _relevance_there(audit, mark, shifts)
+    without = (
+        replacements(audit, mark.pixels, audit.median_row(bare), others)
+        if on_ground
+        else inpaintings(audit, mark.pixels, marked_sample, others)
+    )
+    removed = trial(audit, marked_sample, *without)
+    added = trial(audit, bare_sample, *transplants(audit, mark.pixels, content, others))
+    worst = min(removed.severity, added.severity, key=SEVERITIES.index)
+    stronger = added if added.excess > removed.excess else removed
+    density, rank = _relevance_there(audit, mark, others)
     where = place_name(mark.pixels)
     share = len(mark.rows) / len(audit)
     title = {
         "critical": "decides part of the model's answers",
         "warning": "moves the model's scores",
         "info": "hardly matters to the model",
-    }[removed.severity]
+    }[worst]
     numbers = {
         "relevance per pixel at the mark, as a multiple of the picture's average": density,
         "share of random places with less relevance": rank,
@@ -90,21 +102,21 @@ def _finding(audit: AuditContext, mark: Mark) -> Finding:
         **added.numbers("mark added", audit.decision_name),
     }
     return Finding(
-        removed.severity,
+        worst,
         f"A mark {where} in {len(mark.rows)} pictures ({share:.1%}) {title}.",
         Measure(
-            f"shift of the scores without the mark, over the larger of {MOVED} standard "
-            "deviations and the shift at a typical place",
-            removed.excess,
+            f"shift of the scores with the mark removed or added, over the larger of {MOVED} "
+            "standard deviations and the shift at a typical place",
+            stronger.excess,
             "<",
             1.0,
         ),
         _explanation(audit, mark, removed, added, density),
-        _advice(removed),
+        _advice(worst),
         Counterfactual(
-            f"The mark was replaced by what the other pictures hold there, in {len(marked_sample)} "
-            f"of the pictures that have it, and added to {len(bare_sample)} that do not. The same "
-            f"was done at {len(shifts)} random places of its size and shape. "
+            f"The mark was {REPLACED[on_ground]}, in {len(marked_sample)} of the pictures that "
+            f"have it, and added to {len(bare_sample)} that do not. The same was done at "
+            f"{len(others)} random places of its size. "
             f"{audit.decision_note}".strip(),
             numbers,
         ),
@@ -114,9 +126,7 @@ def _finding(audit: AuditContext, mark: Mark) -> Finding:
     )
 
 
-def _relevance_there(
-    audit: AuditContext, mark: Mark, shifts: list[tuple[int, int]]
-) -> tuple[float, float]:
+def _relevance_there(audit: AuditContext, mark: Mark, places: list[Array]) -> tuple[float, float]:
     """Relevance per pixel at the mark over the average, and its rank among the shifted places."""
     share = shares(audit.relevance_of(some(mark.rows, audit.rng, audit.most_rows))).mean(0)
 
@@ -125,7 +135,7 @@ def _relevance_there(
         return float(share[features].sum() / features.mean())
 
     there = density(mark.pixels)
-    others = [density(moved(mark.pixels, shift)) for shift in shifts]
+    others = [density(place) for place in places]
     return there, float(np.mean([other < there for other in others]))
 
 
@@ -133,8 +143,8 @@ def _explanation(
     audit: AuditContext, mark: Mark, removed: Effect, added: Effect, density: float
 ) -> str:
     parts = [
-        "These pictures hold the same content at a place where nearly all others hold one and the "
-        "same ground, whatever else they show: it says nothing about what is in the picture.",
+        "These pictures hold the same content at the same place, with a sharp edge, whatever else "
+        "they show: it says nothing about what is in the picture.",
         f"Of the pictures that have it, {audit.composition(mark.rows)}.",
     ]
     parts.append(
@@ -155,8 +165,8 @@ def _explanation(
     return " ".join(parts)
 
 
-def _advice(removed: Effect) -> str:
-    if removed.severity == "info":
+def _advice(severity: Severity) -> str:
+    if severity == "info":
         return "Find out where the mark comes from, and keep it out of new data."
     return (
         "Find out where the mark comes from (a scanner, a site, a date stamp). Remove it from the "

@@ -9,7 +9,8 @@ No model is asked here, and no place is given. A *mark* is a connected set of pi
   plain ground;
 * *apart*: the pixels around it mostly hold the usual content in the group, so that it is no part of
   what the picture shows, and none of them is shared by half the group, so that it ends sharply;
-* *small*: at most a tenth of the picture, and *repeated* in at least one row in a hundred.
+* *small*: at most a tenth of the picture, unless it is a frame along its edges;
+* *repeated* in at least one row in a hundred.
 
 Content that varies from picture to picture fails at least one of them, whatever the model does.
 """
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from xai.audit.pooling import averaged, enlarged, working_factor
 from xai.relevance import Array
 
 TOLERANCE = 0.05
@@ -32,6 +34,9 @@ MIN_ROWS, MIN_SHARE = 10, 0.01
 
 MIN_PIXELS, MAX_AREA = 3, 0.1
 """Size of a mark, in pixels and as a share of the picture."""
+
+FRAME, MAX_FRAME = 7, 0.45
+"""A place within a seventh of the picture from its edges is a frame and may be larger."""
 
 USUAL_ELSEWHERE = 0.8
 """Share of the other rows' pixels at the place that must hold the usual content."""
@@ -50,9 +55,6 @@ AGREEING = 0.9
 
 SAME_ROWS = 0.8
 """Places whose groups overlap this much (intersection over union) are one mark."""
-
-SIDE = 64
-"""Larger pictures are averaged down to at most this many pixels a side for the search."""
 
 SEARCH_ROWS = 4000
 """The search sees at most this many rows; the group is then looked up among all."""
@@ -112,8 +114,8 @@ def find_marks(planes: Array, rng: np.random.Generator) -> Scan:
     (True, [[0, 6], [0, 7], [1, 6], [1, 7]])
     """
     n, h, w, channels = planes.shape
-    factor = max(1, -(-max(h, w) // SIDE))
-    small = _averaged(planes, factor)
+    factor = working_factor(h, w)
+    small = averaged(planes, factor)
     seen = np.arange(n)
     if n > SEARCH_ROWS:
         seen = np.sort(rng.choice(n, SEARCH_ROWS, replace=False))
@@ -123,7 +125,7 @@ def find_marks(planes: Array, rng: np.random.Generator) -> Scan:
         search = _Search(small[..., channel], seen)
         empty.append(search.empty)
         found.extend(search.marks())
-    marks = [Mark(_enlarged(m.pixels, factor, h, w), m.rows) for m in _united(found)]
+    marks = [Mark(enlarged(m.pixels, factor, h, w), m.rows) for m in _united(found)]
     return Scan(tuple(marks), float(np.mean(empty)))
 
 
@@ -183,7 +185,8 @@ class _Search:
             return None
         pixels: Array = regions == np.bincount(inside).argmax()
         # Three pixels are a tenth of no picture worth searching, but of an eight by eight one.
-        largest = max(MIN_PIXELS + 1, MAX_AREA * pixels.size)
+        area = MAX_FRAME if _is_frame(pixels) else MAX_AREA
+        largest = max(MIN_PIXELS + 1, area * pixels.size)
         return pixels if MIN_PIXELS <= pixels.sum() <= largest else None
 
     def _agreement(self, content: Array) -> Array:
@@ -217,6 +220,12 @@ class _Search:
         everything = (self.all[:, pixels] - self.low) / self.range
         far = np.sqrt(((everything - content) ** 2).mean(1))
         return np.flatnonzero(far <= 2 * TOLERANCE)
+
+
+def _is_frame(pixels: Array) -> bool:
+    h, w = pixels.shape
+    y, x = max(1, h // FRAME), max(1, w // FRAME)
+    return not pixels[y : h - y, x : w - x].any()
 
 
 def _fullest_level(bins: Array, where: Array) -> Array:
@@ -255,21 +264,3 @@ def _united(marks: list[Mark]) -> list[Mark]:
         else:
             united.append(mark)
     return united
-
-
-def _averaged(planes: Array, factor: int) -> Array:
-    """Blocks of ``factor`` x ``factor`` pixels averaged; a remainder repeats the last pixel."""
-    if factor == 1:
-        return planes.astype(np.float64)
-    n, h, w, c = planes.shape
-    pad = ((0, -h % factor), (0, -w % factor), (0, 0))
-    averaged = np.empty((n, -(-h // factor), -(-w // factor), c))
-    for picture, small in zip(planes, averaged, strict=True):  # one at a time, for memory
-        padded = np.pad(picture, pad, mode="edge")
-        blocks = padded.reshape(len(small), factor, -1, factor, c)
-        small[:] = blocks.mean((1, 3), dtype=np.float64)
-    return averaged
-
-
-def _enlarged(pixels: Array, factor: int, h: int, w: int) -> Array:
-    return np.kron(pixels, np.ones((factor, factor), dtype=bool))[:h, :w]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,11 +109,12 @@ class Effect:
 
 
 def trial(
-    audit: AuditContext, rows: Array, replacement: Replacement, others: Sequence[Replacement]
+    audit: AuditContext, rows: Array, replacement: Replacement, others: Iterable[Replacement]
 ) -> Effect:
     """Apply ``replacement`` and each of ``others`` to the rows ``(k,)`` and compare the effects."""
     moved, direction, changed = _apply(audit, rows, replacement)
     random = [_apply(audit, rows, other) for other in others]
+    random = random or [(0.0, 0.0, 0.0)]  # nothing of this shape fits elsewhere
     return Effect(
         moved,
         direction,
