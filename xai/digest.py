@@ -1,7 +1,7 @@
 """Digests of objects, to tell whether something is still what it was when an answer was saved.
 
 Nothing is pickled: an object is walked through its arrays, texts and numbers. What cannot be looked
-into counts by its type.
+into (a lock, an open file) counts by its type.
 """
 
 from __future__ import annotations
@@ -113,12 +113,15 @@ class _Digest:
             self._object(value)
 
     def _object(self, value: Any) -> None:
-        state = getattr(value, "__getstate__", lambda: None)
+        """By what it would be pickled as, or by its attributes where it refuses."""
         try:
-            found = state()
-        except Exception:  # some C types refuse: only their type is known
-            found = None
-        self.add(found)
+            reduced = value.__reduce_ex__(4)
+        except Exception:  # locks, handles, some C types
+            reduced = getattr(value, "__dict__", None)
+        if isinstance(reduced, tuple):
+            # Of five entries the last two are iterators, over items of lists and mappings.
+            reduced = [list(part) if hasattr(part, "__next__") else part for part in reduced]
+        self.add(reduced)
 
     def _code(self, code: CodeType) -> None:
         self._bytes(code.co_code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -96,13 +96,13 @@ class Comparison(_Part):
     @property
     def verdict(self) -> str:
         """The comparison in a sentence."""
-        counts = [
-            f"{sum(line.change == change for line in self.lines)} {change}"
-            for change in CHANGES
-            if any(line.change == change for line in self.lines)
-        ]
+        counts = Counter(
+            "new note" if line.change == "new" and line.status[1] == "info" else line.change
+            for line in self.lines
+        )
+        text = ", ".join(f"{count} {change}" for change, count in counts.items())
         head = "The second is worse" if self.exit_code else "The second brings no new objection"
-        return f"{head}: {', '.join(counts) or 'nothing was asked'}."
+        return f"{head}: {text or 'nothing was asked'}."
 
     def to_json(self, path: str | Path) -> Path:
         """Write the comparison as JSON."""

@@ -117,7 +117,7 @@ class BeforeAfter:
         named = {
             "before": self.before,
             "after": self.after,
-            "after the same at random": self.random,
+            "at random": self.random,
         }
         return {name: value for name, value in named.items() if value is not None}
 

@@ -86,5 +86,7 @@ def _smaller(content: bytes, scale: float) -> bytes:
     buffer = BytesIO()
     with Image.open(BytesIO(content), formats=["PNG"]) as image:
         width, height = (max(1, round(side * scale)) for side in image.size)
-        image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS).save(buffer, "PNG")
+        small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+        # Blurred edges have many colours, which would take more room than the pixels saved.
+        small.quantize(256).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
