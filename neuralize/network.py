@@ -400,7 +400,7 @@ class Neuralized(nn.Module):
 
     def _cast(self, x: Tensor) -> Tensor:
         if self.features is not None:
-            return x
+            return x.to(self.device)
         require_width(x, self.n_features, self.model_name)
         return x.to(device=self.device, dtype=self.dtype)
 
