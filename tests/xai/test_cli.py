@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, get_args
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -484,3 +486,103 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path: Path) 
     assert result.exit_code == 0
     assert "red" in result.stdout
     assert "\x1b" not in result.stdout
+
+
+# -- audit: saved, for CI, compared --------------------------------------------------------------
+
+
+def test_an_audit_says_how_to_ask_again_and_where_its_time_went(
+    tmp_path: Path, model: Path, data: Path
+) -> None:
+    args = ("--data", data, "--out", tmp_path / "r.json", "--check", "collapse", "--seed", "7")
+    result = run("audit", model, *args, "--check=conservation")
+    assert result.exit_code == 0, result.output
+    assert "seconds: collapse " in result.stdout and "%, conservation " in result.stdout
+    report = json.loads((tmp_path / "r.json").read_text())
+    commands = {answer["check"]: answer["command"] for answer in report["passed"]}
+    rest = f"xai audit {model} --data {data}"
+    assert commands["collapse"] == f"{rest} --check collapse --seed 7"
+    assert commands["conservation"] == f"{rest} --check conservation --seed 7"
+    found = document(run(*commands["collapse"].split()[1:], "--json"))
+    assert found["passed"] == [a for a in report["passed"] if a["check"] == "collapse"]
+    assert report["provenance"]["model_file"] == model.name
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    assert report["provenance"]["model_file_sha256"] == digest
+
+
+def test_an_audit_is_saved_and_goes_on(tmp_path: Path, model: Path, data: Path) -> None:
+    saved = tmp_path / "deep" / "saved"
+    args = ("audit", model, "--data", data, "--save", saved)
+    first = run(*args, "--out", tmp_path / "a.json")
+    assert first.exit_code == 0, first.output
+    times = {path.name: path.stat().st_mtime_ns for path in saved.iterdir()}
+    assert sorted(times) == ["00-conservation.npz", "01-collapse.npz", "02-placement.npz"]
+    again = run(*args, "--out", tmp_path / "b.json")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert {path.name: path.stat().st_mtime_ns for path in saved.iterdir()} == times
+    other = run(*args, "--seed", "1")
+    assert "Warning: " in other.stderr and "is asked again" in other.stderr
+    refused(run("audit", model, "--data", data, "--save", data))
+
+
+def test_junit_goes_beside_the_report_or_in_its_place(
+    tmp_path: Path, model: Path, data: Path
+) -> None:
+    out, junit = tmp_path / "r.html", tmp_path / "ci" / "audit.xml"
+    result = run("audit", model, "--data", data, "--out", out, "--junit", junit)
+    assert result.exit_code == 0, result.output
+    assert f"Wrote {out}\nWrote {junit}\n" in result.stdout
+    root = ElementTree.parse(junit).getroot()
+    assert root.get("failures") == "0" and int(root.get("tests", "")) > 3
+    assert "Already there" in refused(run("audit", model, "--data", data, "--junit", junit))
+    run("audit", model, "--data", data, "--out", tmp_path / "r.xml")
+    assert ElementTree.parse(tmp_path / "r.xml").getroot().tag == "testsuites"
+
+
+def written(path: Path, *severities: Any) -> Path:
+    found = [
+        Finding(severity, "Tied.", Measure("tied", 0.5, "<", 0.1), check="ties")
+        for severity in severities
+    ]
+    return Report(f"Audit of {path.stem}", found).to_json(path)
+
+
+def test_compare_prints_and_writes_what_changed(tmp_path: Path) -> None:
+    a, b = written(tmp_path / "a.json", "info"), written(tmp_path / "b.json", "warning")
+    out = tmp_path / "both.html"
+    result = run("compare", a, b, "--out", out)
+    assert result.exit_code == 1, result.output
+    assert result.stdout.startswith("The second is worse: 1 worse.\n")
+    assert result.stdout.endswith(f"Wrote {out}\n")
+    assert "Audit of a" in out.read_text() and "Audit of b" in out.read_text()
+    assert run("compare", b, a).exit_code == 0
+    twin = run("compare", a, b, "--json", "--out", tmp_path / "both.json")
+    assert json.loads(twin.stdout) == json.loads((tmp_path / "both.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("content", "out", "complaint"),
+    [
+        ("{}", "x.html", "does not fit the schema"),
+        ("[" * 10**6, "x.html", "does not fit the schema"),
+        (None, "x.html", "No such file"),
+        ("{}", "x.pdf", "ending in .html or .json"),
+        ("{}", "a.json", "is an input"),
+    ],
+)
+def test_compare_refuses_other_files(
+    tmp_path: Path, content: str | None, out: str, complaint: str
+) -> None:
+    a, b = written(tmp_path / "a.json"), tmp_path / "b.json"
+    if content is not None:
+        b.write_text(content)
+    before = a.read_bytes()
+    assert complaint in refused(run("compare", a, b, "--out", tmp_path / out, "--overwrite"))
+    assert a.read_bytes() == before and not (tmp_path / "x.html").exists()
+
+
+def test_the_schema_is_the_one_that_ships(tmp_path: Path) -> None:
+    text = run("schema").stdout
+    assert text == (Path(xai.__file__).parent / "report/schema/report.schema.json").read_text()
+    assert json.loads(text) == document(run("schema", "--json"))
