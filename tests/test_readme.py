@@ -25,7 +25,7 @@ from xai.cli import app
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", *(f"docs/{name}.md" for name in (
     "start", "cli", "rules", "presets", "coverage", "bilrp", "virtual_layers",
-    "report", "detectors/checkpoints")))  # fmt: skip
+    "report", "checkpoints_in", "detectors/checkpoints")))  # fmt: skip
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
