@@ -57,10 +57,18 @@ def read_weights(path: Path, *, trust: bool = False) -> State:
                 "safetensors.torch.save_file."
             )
         try:
-            return state_of(load_file(path), path, "the file")
+            return _widened(state_of(load_file(path), path, "the file"))
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"Cannot read {path} as safetensors: {error}") from error
-    return _unwrapped(read_content(path, trust=trust), path)
+    return _widened(_unwrapped(read_content(path, trust=trust), path))
+
+
+def _widened(state: State) -> State:
+    """Half precision and less as float32, in which networks are explained."""
+    return {
+        name: t.float() if t.is_floating_point() and t.element_size() < 4 else t
+        for name, t in state.items()
+    }
 
 
 def _unwrapped(content: Any, path: Path) -> State:

@@ -238,6 +238,16 @@ def test_weights_without_an_architecture(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "net.pt")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_narrow_numbers_become_wide(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {k: v.to(dtype) if v.is_floating_point() else v
+             for k, v in cifar_resnet20().state_dict().items()}  # fmt: skip
+    save_file(state, tmp_path / "net.safetensors")
+    read = read_checkpoint(tmp_path / "net.safetensors", arch="cifar_resnet20")
+    wanted = state["conv1.weight"].float()
+    assert torch.equal(read.model.network.conv1.weight, wanted)
+
+
 def test_half_precision_and_training_files(tmp_path: Path) -> None:
     own = cifar_resnet20()
     half = {k: v.half() if v.is_floating_point() else v for k, v in own.state_dict().items()}
