@@ -60,9 +60,9 @@ class Projection(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Repaired features ``(n, q)``."""
-        v = self.directions
+        v, clean = self.directions.to(h.dtype), self.clean.to(h.dtype)
         weight = torch.eye(v.shape[1], dtype=v.dtype, device=v.device) - v.T @ v
-        return torch.nn.functional.linear(h, weight, v.T @ (v @ self.clean))
+        return torch.nn.functional.linear(h, weight, v.T @ (v @ clean))
 
 
 def artefact_direction(features: ArrayLike, has_artefact: ArrayLike) -> Array:
