@@ -6,8 +6,6 @@ fitted on them: clusters, distances to what is usual, or similarity.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,6 +18,7 @@ from neuralize import Neuralized, neuralize
 from neuralize.encoder import evaluating
 from neuralize.errors import InputError
 from xai.encoder import Encoder
+from xai.feature_maps import feature_maps, middle_layers
 from xai.relevance import Array
 
 HEADS = ("kmeans", "patchcore", "d2neighbors", "similarity")
@@ -225,8 +224,10 @@ def _patchcore(encoder: Encoder, x: Array, option: str, seed: int) -> Neuralized
 
     if x.ndim != 4:
         raise InputError(f"patchcore takes pictures (n, c, h, w), got shape {x.shape}.")
-    found = _maps(encoder, x)
-    layers = [name.strip() for name in option.split(",")] if option else _middle(found, encoder)
+    found = feature_maps(encoder, x)
+    layers = (
+        [name.strip() for name in option.split(",")] if option else middle_layers(found, encoder)
+    )
     places = [found[name][0] * found[name][1] for name in layers if name in found]
     pictures = max(3, PATCHES // max(places, default=1))
     detector = PatchCore(
@@ -240,50 +241,6 @@ def _patchcore(encoder: Encoder, x: Array, option: str, seed: int) -> Neuralized
     net = neuralize(detector.fit(_some(x, pictures, seed)))
     net.evidence_name += f" (layers {', '.join(layers)})"
     return net
-
-
-def _maps(encoder: Encoder, x: Array) -> dict[str, tuple[int, int]]:
-    """Layers of the network that give feature maps ``(n, c, h, w)``: their ``(h, w)``, as run."""
-    found: dict[str, tuple[int, int]] = {}
-
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4:
-                found[name] = (output.shape[2], output.shape[3])
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(keep(name))
-        for name, module in encoder.network.named_modules()
-        if name
-    ]
-    try:
-        with torch.no_grad(), evaluating(encoder):
-            encoder(torch.from_numpy(x[:1].copy()))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
-
-
-def _middle(found: dict[str, tuple[int, int]], encoder: Encoder) -> list[str]:
-    """The last layer at the third and second coarsest resolutions, of the outermost there are.
-
-    In a ResNet these are ``layer2`` and ``layer3``, those of the paper.
-    """
-    sizes = sorted({size for size in found.values() if size != (1, 1)}, reverse=True)
-    if not sizes:
-        raise InputError(
-            f"{encoder.name} has no layer with feature maps (n, c, h, w), which patchcore takes "
-            "its patches from. Take another head, or name layers: patchcore:LAYER,LAYER."
-        )
-    chosen = []
-    for size in sizes[-3:-1] or sizes[-1:]:
-        names = [name for name, there in found.items() if there == size]
-        outermost = min(name.count(".") for name in names)
-        chosen.append([name for name in names if name.count(".") == outermost][-1])
-    return chosen
 
 
 def _some(x: Array, most: int, seed: int) -> Array:

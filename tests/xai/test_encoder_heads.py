@@ -12,7 +12,8 @@ import xai
 from neuralize.deep import D2Neighbors, PatchCore
 from neuralize.errors import InputError
 from xai.encoder import Encoder
-from xai.encoder_heads import _maps, _middle, features_of, fit_head, spherical_kmeans
+from xai.encoder_heads import features_of, fit_head, spherical_kmeans
+from xai.feature_maps import feature_maps, middle_layers
 from xai.pretrained import cifar_resnet20
 
 RNG = np.random.default_rng(0)
@@ -78,7 +79,7 @@ def test_spherical_kmeans_is_a_fixed_point() -> None:
 
 
 def test_patchcore_takes_the_middle_layers(encoder: Encoder) -> None:
-    assert _middle(_maps(encoder, X), encoder) == ["layer1", "layer2"]
+    assert middle_layers(feature_maps(encoder, X), encoder) == ["layer1", "layer2"]
     net = fit_head(encoder, X, "patchcore", seed=1)
     fitted = PatchCore(
         encoder, layers=["network.layer1", "network.layer2"], coreset=0.05, mean=None, std=None,
