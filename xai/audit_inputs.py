@@ -19,6 +19,7 @@ from xai.data_files import Data, read_data, read_masks
 from xai.encoder_heads import DEFAULT, fit_head
 from xai.encoder_input import encoder_input
 from xai.errors import InputError
+from xai.mask_folders import read_mask_pictures
 from xai.relevance import Array
 from xai.report import Report
 from xai.row_columns import FOLDER
@@ -282,6 +283,13 @@ def _for_model(
 
 
 def _masks(path: Path, found: Data) -> Array:
+    if path.is_dir():
+        if found.names is None:
+            raise InputError(
+                f"{path} is a folder, whose masks go by the names of pictures in a folder; the "
+                "data are none. Give masks as .npy or .npz."
+            )
+        return read_mask_pictures(path, found.names, np.shape(found.x)[-2:])
     masks = read_masks(path)
     if len(masks) != found.total:
         raise InputError(f"Expected {found.total} masks in {path}, one per row, got {len(masks)}.")

@@ -131,6 +131,28 @@ def test_groups_by_file_name(tmp_path: Path, weights: Path, folder: Path) -> Non
     assert subject.groups.tolist() == place[list(subject.row_names)].tolist()
 
 
+def test_masks_by_file_name(tmp_path: Path, weights: Path, folder: Path) -> None:
+    for i in range(40):
+        path = tmp_path / "masks" / ("cats", "dogs")[i % 2] / f"{i:02}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mask = np.zeros((64, 64), np.uint8)
+        mask[: 2 * (i % 20 + 1)] = 255
+        Image.fromarray(mask).save(path)
+    wanted = Wanted(arch="cifar_resnet20", head="kmeans:2", masks=tmp_path / "masks", rows=30)
+    subject = audit_subject(weights, folder, wanted)
+    number = np.array([int(Path(name).stem) for name in subject.row_names])
+    assert subject.masks.shape == (15, 32, 32)
+    assert np.array_equal(subject.masks.sum((1, 2)), 32 * (number % 20 + 1))
+    path.rename(path.with_name("other.bmp"))
+    with pytest.raises(InputError, match=r"no mask for 1 of 40 pictures: 'dogs/39\.png'"):
+        audit_subject(weights, folder, Wanted(arch="cifar_resnet20", masks=tmp_path / "masks"))
+    np.save(tmp_path / "x.npy", RNG.random((8, 32, 32), dtype=np.float32))
+    with pytest.raises(InputError, match="the data are none"):
+        audit_subject(
+            weights, tmp_path / "x.npy", Wanted(arch="cifar_resnet20", masks=tmp_path / "masks")
+        )
+
+
 def test_arrays_of_bytes_numbers_and_other_sizes(tmp_path: Path, weights: Path) -> None:
     pixels = RNG.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
     np.save(tmp_path / "bytes.npy", pixels)
