@@ -170,22 +170,35 @@ def _matching(
 ) -> tuple[pd.Series[str], list[str]] | None:
     """The column, or the index, that names rows, and what it should hold for every row.
 
-    Rows go by their whole name, or by that of the file alone where this tells them apart.
+    Rows go by their whole names or else by the last parts of their paths, as many as find most
+    rows and tell all apart: a table may be older than the place where the files lie.
     """
     if table.shape[1] == 1 and isinstance(table.index, pd.RangeIndex):
         return None  # values, even where they look like names
-    whole = list(map(str, row_names))
-    short = [PurePosixPath(name).name for name in whole]
-    forms = [whole] if len(set(short)) < len(short) else [whole, short]
     candidates = [table[c] for c in table.columns if c != column]
     if not isinstance(table.index, pd.RangeIndex):
         candidates.insert(0, pd.Series(table.index, name=None))
+    depth = max(len(PurePosixPath(name).parts) for name in row_names)
     best: tuple[pd.Series[str], list[str]] | None = None
     most = 0
-    for candidate in candidates:
-        text = candidate.astype(str).reset_index(drop=True)
-        for form in forms:
-            hits = len(set(text) & set(form))
+    for parts in (None, *range(depth, 0, -1)):
+        wanted = [_last(str(name), parts) for name in row_names]
+        if len(set(wanted)) < len(wanted):
+            continue
+        for candidate in candidates:
+            text = candidate.astype(str).map(lambda name, n=parts: _last(name, n))
+            hits = len(set(text) & set(wanted))
             if hits > most:
-                best, most = (text, form), hits
+                best, most = (text.reset_index(drop=True), wanted), hits
     return best
+
+
+def _last(name: str, parts: int | None) -> str:
+    """The last parts of a path.
+
+    Examples
+    --------
+    >>> _last("a/b/c.png", 2), _last("c.png", 2), _last("a/b", None)
+    ('b/c.png', 'c.png', 'a/b')
+    """
+    return name if parts is None else "/".join(name.replace("\\", "/").split("/")[-parts:])

@@ -38,6 +38,14 @@ def test_by_the_name_of_the_file_alone(tmp_path: Path) -> None:
     assert column(tmp_path, short, ":scanner") == ["S1", "S2", "S3"]
 
 
+@pytest.mark.parametrize("root", ["images/", "C:\\data\\", "/mnt/old/x/"])
+def test_paths_from_another_place(tmp_path: Path, root: str) -> None:
+    moved = SITES.assign(file=root + SITES["file"])
+    assert column(tmp_path, moved, ":scanner", by_name=True) == ["S1", "S2", "S3"]
+    twins = SITES.assign(file=["old/b/3.png", "old/a/1.png", "old/a/2.png", "old/c/1.png"])
+    assert column(tmp_path, twins, ":scanner", by_name=True) == ["S1", "S2", "S3"]
+
+
 @pytest.mark.parametrize(
     ("table", "spec", "message"),
     [
