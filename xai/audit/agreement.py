@@ -16,13 +16,14 @@ from xai.audit.check import Check
 from xai.audit.context import AuditContext
 from xai.audit.localised import localised
 from xai.audit.only_one import Only, only_one, only_one_picture
+from xai.audit.patches import is_large
 from xai.evaluate.localisation import cosines
 from xai.plot.images import relevance_map
 from xai.relevance import Array
 from xai.report.finding import Answer, Counterfactual, Finding, Measure, NotAssessable, Passed
 
-MAPS = 40
-"""Rows whose maps are compared."""
+MAPS, FEWER_MAPS = 40, 16
+"""Rows whose maps are compared; fewer of large pictures."""
 
 FEWEST_ROWS = 20
 
@@ -92,7 +93,8 @@ class Agreement(Check):
                 "(rank correlation of scores, or adjusted Rand index of clusters).",
             )
         rng = audit.rng
-        rows = np.sort(rng.choice(len(audit), min(MAPS, len(audit)), replace=False))
+        most = FEWER_MAPS if is_large(audit) else MAPS
+        rows = np.sort(rng.choice(len(audit), min(most, len(audit)), replace=False))
         one, two = (_maps(context, rows) for context in (audit, other))
         own = cosines(one, two)
         order = np.roll(np.arange(len(rows)), 1)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xai.audit.context import LARGE, AuditContext
+from xai.audit.context import AuditContext
 from xai.audit.encoded import encoded, moves
 from xai.audit.neighbour_pairs import Pool
+from xai.audit.patches import is_large
 from xai.audit.places import elsewhere, moved
 from xai.audit.trial import CHANGED, FEWER_PLACES, RANDOM_PLACES, RARE
 from xai.relevance import Array
@@ -110,8 +111,7 @@ def likeness_without(
     rng = audit.rng
     usual = audit.median_row()
     rows = pooled.rows[b]
-    large = audit.planes[0, ..., 0].size >= LARGE
-    shifts = elsewhere(pixels, rng)[: FEWER_PLACES if large else RANDOM_PLACES]
+    shifts = elsewhere(pixels, rng)[: FEWER_PLACES if is_large(audit) else RANDOM_PLACES]
     before = _beyond(pooled, a, pooled.unit[b])
     nearest = pooled.nearest(b)
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from xai.audit.context import AuditContext
+from xai.audit.context import LARGE, AuditContext
 from xai.plot.images import relevance_map
 from xai.relevance import Array
 
 GRID = 8
 """A picture is cut into 8 x 8 patches, since scattered pixels would be noise."""
+
+
+def is_large(audit: AuditContext) -> bool:
+    """Whether rows are pictures so large that a network takes long over each."""
+    return audit.is_image and audit.planes[0, ..., 0].size >= LARGE
 
 
 def patches_of(audit: AuditContext) -> tuple[Array, int]:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from xai.audit.context import AuditContext
-from xai.audit.patches import chosen_features, patch_sums, patches_of
+from xai.audit.patches import chosen_features, is_large, patch_sums, patches_of
 from xai.relevance import Array
 from xai.report.finding import Answer, Counterfactual, Finding, Measure, NotAssessable, Passed
 
-ROWS = 40
-"""Rows that are altered."""
+ROWS, FEWER_ROWS = 40, 20
+"""Rows that are altered; fewer of large pictures."""
 
 SHARE = 0.1
 """Of the features, or of the patches of a picture: those with most relevance are replaced."""
@@ -45,7 +45,8 @@ def pointing(audit: AuditContext) -> Iterator[Answer]:
         yield NotAssessable(QUESTION, reason)
         return
     rng = audit.rng
-    rows = np.sort(rng.choice(len(audit), min(ROWS, len(audit)), replace=False))
+    many = FEWER_ROWS if is_large(audit) else ROWS
+    rows = np.sort(rng.choice(len(audit), min(many, len(audit)), replace=False))
     k = max(1, round(SHARE * count))
     most = np.argsort(-patch_sums(audit, rows, patches, count), axis=1, kind="stable")[:, :k]
     order = np.tile(np.arange(count), (len(rows), 1))

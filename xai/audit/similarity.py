@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from xai.audit.check import Check
-from xai.audit.context import LARGE, AuditContext
+from xai.audit.context import AuditContext
 from xai.audit.neighbour_pairs import Pool, common_maps, pool, shared_windows
 from xai.audit.pair_pictures import joint_relevance, pairs_picture
 from xai.audit.pair_trial import Likeness, likeness_without
+from xai.audit.patches import is_large
 from xai.audit.places import place_name
 from xai.audit.windows import AREA, window
 from xai.errors import InputError
@@ -60,8 +61,7 @@ class Similarity(Check):
         if len(pooled.rows) < FEWEST_ROWS:
             yield NotAssessable(self.question, "Most embeddings are zero, so they have no cosine.")
             return
-        h, w = audit.planes.shape[1:3]
-        count = FEWER_PAIRS if h * w >= LARGE else PAIRS
+        count = FEWER_PAIRS if is_large(audit) else PAIRS
         a = audit.rng.choice(len(pooled.rows), min(count, len(pooled.rows)), replace=False)
         b = pooled.nearest(a)
         shares = shared_windows(common_maps(audit, pooled, a, b))

@@ -12,16 +12,17 @@ from xai.audit.check import Check
 from xai.audit.context import AuditContext
 from xai.audit.harmless import Change, changes
 from xai.audit.new_rows import compared
+from xai.audit.patches import is_large
 from xai.evaluate.localisation import cosines
 from xai.explainer import explain
 from xai.relevance import Array
 from xai.report.finding import Answer, Counterfactual, Finding, Measure, NotAssessable, Passed
 from xai.rows import to_rows
 
-ROWS = 150
-"""Rows that are changed and scored again."""
+ROWS, FEWER_ROWS = 150, 60
+"""Rows that are changed and scored again; fewer of large pictures."""
 
-MAPS = 40
+MAPS, FEWER_MAPS = 40, 16
 """... and explained again."""
 
 FLIPS = 0.05
@@ -78,7 +79,8 @@ class _Maps:
 
 def _stable(audit: AuditContext, change: Change) -> Iterator[Answer]:
     rng = audit.rng
-    rows = np.sort(rng.choice(len(audit), min(ROWS, len(audit)), replace=False))
+    most = FEWER_ROWS if is_large(audit) else ROWS
+    rows = np.sort(rng.choice(len(audit), min(most, len(audit)), replace=False))
     answer = audit.rescore(rows, change.altered(rows, rng).reshape(len(rows), -1))
     flips = float(answer.changed.mean())
     moved = float(np.median(np.abs(answer.shift)) / (audit.spread or 1.0))
@@ -121,7 +123,8 @@ def _stable(audit: AuditContext, change: Change) -> Iterator[Answer]:
 
 def _maps_answer(audit: AuditContext, change: Change, rows: Array) -> Answer:
     rng = audit.rng
-    chosen = np.sort(rng.choice(rows, min(MAPS, len(rows)), replace=False))
+    most = FEWER_MAPS if is_large(audit) else MAPS
+    chosen = np.sort(rng.choice(rows, min(most, len(rows)), replace=False))
     maps = _maps(audit, change, chosen, rng)
     kept = float((maps.own > maps.other).mean())
     measure = Measure(
