@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from xai import cli_checkpoint as checkpoint
 from xai import cli_options as options
+from xai.cli_fix import Fix
 from xai.cli_graph import explain_graph
 from xai.cli_output import print_json, print_text
 from xai.cli_report import compare, schema
@@ -232,7 +233,9 @@ def audit(
     masks: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Where in each picture evidence may lie: .npy or .npz (n, h, w)."
+            metavar="PATH",
+            help="Where in each picture evidence may lie: .npy or .npz (n, h, w), or a folder of "
+            "pictures of the same names.",
         ),
     ] = None,
     checks: Annotated[
@@ -250,6 +253,7 @@ def audit(
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where JUnit XML for CI goes.")
     ] = None,
+    fix: Fix = None,
     image: options.Image = None,
     settings: options.Settings = None,
     given: options.Given = None,
@@ -276,6 +280,7 @@ def audit(
 
     Example: xai audit model.skops --data wine.csv --labels grape --out report.html
     """
+    from xai import cli_fix
     from xai import command_steps as steps
     from xai.audit_inputs import Wanted, audit_subject
     from xai.digest import file_digest
@@ -288,6 +293,7 @@ def audit(
         rows=rows, seed=seed, settings=settings or [], device=device, batch_size=batch_size,
     )  # fmt: skip
     inputs = [path for path in (model, data, masks) if path is not None]
+    cli_fix.require_target(fix, model, overwrite=overwrite)
     with steps.report_files(out, junit, overwrite=overwrite, inputs=inputs) as write:
         subject = audit_subject(model, data, wanted)
         report = subject.introduced(
@@ -299,12 +305,15 @@ def audit(
                 facts={"model_file": model.name, "model_file_sha256": file_digest(model)},
             ).run()
         )
-        files = write(report)
+        done = cli_fix.repaired(
+            subject, report, model, fix, wanted, checks=checks, overwrite=overwrite
+        )
+        files = write(done.report)
     if as_json:
-        print_json(report.to_dict())
+        print_json(done.report.to_dict())
     else:
-        print_text(report_text(report), files)
-    raise typer.Exit(report.exit_code)
+        print_text("\n".join(filter(None, (report_text(report), done.text))), [*files, *done.files])
+    raise typer.Exit(done.code)
 
 
 @app.command()

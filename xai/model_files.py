@@ -123,6 +123,11 @@ def _read_detector(path: Path, trust: bool, given: Mapping[str, Any]) -> ModelFi
     if path.suffix.lower() in FOREIGN and path.is_file():
         return _named(import_detector(path, trust=trust, **given))
     _require_nothing_given(path, given)
+    if path.is_file():
+        from xai.repaired import is_repaired, load_repaired
+
+        if is_repaired(path):
+            return _named(load_repaired(path, trust=trust))
     if path.is_dir():
         from neuralize.deep.ensemble import Ensemble
 
