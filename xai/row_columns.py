@@ -76,16 +76,22 @@ def read_column(
 
 
 def require_one_per_row(values: Array, n: int, name: str) -> Array:
-    """The values, if there are ``n``.
+    """The values, if there are ``n`` and none is missing.
 
     Raises
     ------
     InputError
-        Another number, or several per row.
+        Another number, several per row, or gaps.
     """
     if values.shape != (n,):
         raise InputError(
             f"Expected {n} values in {name}, one for each row, got the shape {values.shape}."
+        )
+    gaps = np.flatnonzero(pd.isna(values))
+    if len(gaps):
+        raise InputError(
+            f"Expected a value for every row in {name}, got none for {len(gaps)} of {n}, the first "
+            f"of them row {gaps[0]}. Name what is unknown, or leave these rows out."
         )
     return values
 
@@ -186,10 +192,10 @@ def _matching(
         if len(set(wanted)) < len(wanted):
             continue
         for candidate in candidates:
-            text = candidate.astype(str).map(lambda name, n=parts: _last(name, n))
+            text = pd.Series([_last(str(v), parts) for v in candidate], name=candidate.name)
             hits = len(set(text) & set(wanted))
             if hits > most:
-                best, most = (text.reset_index(drop=True), wanted), hits
+                best, most = (text, wanted), hits
     return best
 
 

@@ -62,6 +62,19 @@ def test_what_does_not_match(tmp_path: Path, table: pd.DataFrame, spec: str, mes
         column(tmp_path, table, spec, by_name=True)
 
 
+@pytest.mark.parametrize("gap", [None, np.nan])
+def test_gaps_are_refused_where_they_matter(tmp_path: Path, gap: object) -> None:
+    table = SITES.assign(note=[None, "a/1.png", None, "x"])
+    assert column(tmp_path, table, ":scanner") == ["S1", "S2", "S3"]
+    table.loc[2, "scanner"] = gap
+    with pytest.raises(InputError, match="none for 1 of 3, the first of them row 1"):
+        column(tmp_path, table, ":scanner")
+    data = pd.DataFrame({"a": [1.0, 2.0], "site": ["x", gap]})
+    data.to_csv(tmp_path / "d.csv", index=False)
+    with pytest.raises(InputError, match="none for 1 of 2"):
+        read_data(tmp_path / "d.csv", groups="site")
+
+
 def test_by_order_where_there_are_no_names(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", np.array([1, 2, 3]))
     assert read_column(str(tmp_path / "y.npy"), tmp_path, 3, NAMES).tolist() == [1, 2, 3]
