@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 import skops.io
-from safetensors.numpy import save_file
+import torch
+from safetensors.torch import load_file, save_file
 from sklearn.cluster import KMeans
+from torch import nn
 from typer.testing import CliRunner
 
 from tests.xai.test_fix import pictures, table
@@ -100,35 +102,35 @@ def test_without_findings_nothing_is_written(grouped):
     assert not (grouped / "new.json").exists()
 
 
+def tiny():
+    """An encoder of the user's own, for ``--arch tests.xai.test_cli_fix:tiny``."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(),
+        nn.Linear(150, 20), nn.ReLU(),
+    )  # fmt: skip
+
+
 @pytest.mark.filterwarnings("ignore::neuralize.errors.AmplificationWarning")
 def test_an_encoder_gets_its_head_again(tmp_path):
-    """An encoder by architecture: the new checkpoint reads its weights from the old one."""
-    from xai.pretrained import cifar_resnet20
-
-    rng = np.random.default_rng(0)
-    state = {n: t.numpy() for n, t in cifar_resnet20().state_dict().items()}
-    save_file(state, tmp_path / "net.safetensors")
-    label = rng.integers(0, 2, 240)
-    x = np.zeros((240, 3, 32, 32), np.float32) + 0.2
-    x[label == 1, 0] += 0.1
-    x += 0.05 * rng.random(x.shape, dtype=np.float32)
-    x[:, :, :16, 8:24] += 0.3 * rng.random((240, 3, 16, 16), dtype=np.float32)
-    marked = rng.random(240) < 0.4
-    x[marked, :, 27:31, 27:31] = 1.0
-    np.savez(tmp_path / "x.npz", x=np.clip(x, 0, 1))
-    asked = (
-        tmp_path / "net.safetensors", "--arch", "cifar_resnet20", "--head", "kmeans:2",
-        "--data", tmp_path / "x.npz", "--check", "placement",
-    )  # fmt: skip
+    """The new checkpoint reads the encoder's weights from the old one, and holds none of them."""
+    x, _, _ = pictures(400)
+    save_file(dict(tiny().state_dict()), tmp_path / "net.safetensors")
+    np.savez(tmp_path / "x.npz", x=x.astype(np.float32)[:, None] / 3)
     before = (tmp_path / "net.safetensors").read_bytes()
-    found = run(*asked, "--fix", tmp_path / "new.json")
-    assert found.exit_code in (0, 1), found.output
+    found = run(
+        tmp_path / "net.safetensors", "--arch", "tests.xai.test_cli_fix:tiny", "--trust",
+        "--head", "kmeans:2", "--data", tmp_path / "x.npz", "--check", "placement",
+        "--fix", tmp_path / "new.json",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    assert "Repaired" in found.output
     assert (tmp_path / "net.safetensors").read_bytes() == before
-    if (tmp_path / "new.json").exists():
-        manifest = json.loads((tmp_path / "new.json").read_text())
-        assert manifest["original"]["reading"] == {"arch": "cifar_resnet20"}
-        assert (tmp_path / "new.safetensors").stat().st_size < len(before) / 2
-        again = run(tmp_path / "new.json", "--data", tmp_path / "x.npz", "--check", "conservation")
-        assert again.exit_code == 0, again.output
-    else:
-        pytest.fail(found.output)
+    manifest = json.loads((tmp_path / "new.json").read_text())
+    assert manifest["original"]["reading"] == {"arch": "tests.xai.test_cli_fix:tiny"}
+    assert not set(load_file(tmp_path / "new.safetensors")) & set(tiny().state_dict())
+    again = run(tmp_path / "new.json", "--trust", "--data", tmp_path / "x.npz",
+                "--check", "collapse")  # fmt: skip
+    assert again.exit_code == 0, again.output
+    refused = run(tmp_path / "new.json", "--data", tmp_path / "x.npz")
+    assert refused.exit_code == 2 and "--trust" in refused.output
