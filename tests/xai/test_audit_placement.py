@@ -214,6 +214,7 @@ def test_plain_tables_pass_with_a_word_on_what_was_looked_at():
     assert [p.note for p in report.passed] == [
         "No feature is constant.",
         "No feature is the same in 95% of the rows and different in 5.",
+        "It is that of feature 4, of 5 columns.",
     ]
 
 

@@ -40,8 +40,8 @@ class Check(ABC):
     question
         What it asks, as a sentence.
     needs
-        ``"groups"``, ``"labels"`` or ``"masks"`` where it can say nothing without them: an audit
-        without these asks it only by name.
+        ``"groups"``, ``"labels"``, ``"masks"``, ``"pictures"`` or ``"encoder"`` where it can say
+        nothing without: an audit without these asks it only by name.
     thresholds
         What is fine, by what is measured, for the appendix of the report:
         ``{"share of rows called abnormal": "at most 0.5"}``. Thresholds of measures that came up

@@ -87,6 +87,7 @@ def _finding(
             f"The place was replaced by its median content in {len(rows)} rows, and so were "
             f"{len(elsewhere)} random places of the same shape. {audit.decision_note}".strip(),
             effect.numbers("place replaced", audit.decision_name),
+            effect.before_after("place replaced", audit.decision_name),
         ),
         (where_on_average(audit, pixels),),
         suspect=Suspect("place", name, {"pixels": pixels}),

@@ -149,6 +149,7 @@ def _decisions(
             f"Moved {min(len(rows), MAX_ROWS)} rows so that groups agree in their means, against "
             f"{RANDOM_PLACES} moves of the same length for groups dealt out at random.",
             effect.numbers("without the group", audit.decision_name),
+            effect.before_after("without the group", audit.decision_name),
         ),
         suspect=_suspect(audit),
     )

@@ -119,6 +119,10 @@ def _finding(audit: AuditContext, mark: Mark, on_ground: bool) -> Finding:
             f"{len(others)} random places of its size. "
             f"{audit.decision_note}".strip(),
             numbers,
+            (
+                *removed.before_after("mark removed", audit.decision_name),
+                *added.before_after("mark added", audit.decision_name),
+            ),
         ),
         (samples(audit, mark), effects(removed, added)),
         audit.names(mark.rows),

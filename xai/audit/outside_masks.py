@@ -66,6 +66,7 @@ def _finding(
             "median picture; for comparison everything inside was, which stands where other tests "
             f"have random places. {audit.decision_note}".strip(),
             effect.numbers("outside replaced", audit.decision_name),
+            effect.before_after("outside replaced", audit.decision_name),
         ),
         (where_on_average(audit, None),),
         samples=audit.names(rows),

@@ -15,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from neuralize import Neuralized, neuralize
+from xai.audit.acquisition import Acquisition
 from xai.audit.appendix import appendix
 from xai.audit.check import Check
 from xai.audit.collapse import Collapse
@@ -25,13 +26,24 @@ from xai.audit.inputs import column_of, masks_of, rows_of
 from xai.audit.placement import Placement
 from xai.audit.reproduce import command_line, python_line
 from xai.audit.saved import Said, SavedAnswers
+from xai.audit.spectrum import Spectrum
 from xai.digest import code_digest, digest
 from xai.errors import FileFormatError, InputError, UnsupportedModelError
 from xai.explainer import provenance_of
 from xai.report import Answer, NotAssessable, Report
 
-CHECKS: tuple[type[Check], ...] = (Conservation, Collapse, Placement, Groups)
+CHECKS: tuple[type[Check], ...] = (
+    Conservation,
+    Collapse,
+    Placement,
+    Acquisition,
+    Spectrum,
+    Groups,
+)
 """What an audit asks unless told otherwise, in this order; what needs groups, where they are."""
+
+NEEDS = ("labels", "groups", "masks", "pictures", "encoder")
+"""What a check may need."""
 
 DELAY = 2.0
 """Seconds before a bar shows."""
@@ -85,8 +97,11 @@ class Audit:
     >>> from sklearn.datasets import load_wine
     >>> x = load_wine().data
     >>> report = Audit(KMeans(3, n_init=1, random_state=0).fit(x), x).run()
-    >>> report.verdict, report.exit_code
-    ('No objection. 8 measures passed.', 0)
+    >>> report.exit_code, report.reasons[0][:50]
+    (1, 'KMeans: One of 13 columns, feature 12, takes 100% ')
+    >>> x = (x - x.mean(0)) / x.std(0)
+    >>> Audit(KMeans(3, n_init=1, random_state=0).fit(x), x).run().verdict
+    'No objection. 9 measures passed.'
     """
 
     def __init__(
@@ -236,13 +251,17 @@ class Audit:
 
 
 def _has(audit: AuditContext, name: str) -> bool:
+    if name == "pictures":
+        return audit.is_image
+    if name == "encoder":
+        return audit.net.features is not None
     return getattr(audit, name) is not None
 
 
 def _resolve(checks: Sequence[Check | str] | None, audit: AuditContext) -> Iterable[Check]:
     known = {check.name: check for check in CHECKS}
     if checks is None:
-        given = {""} | {name for name in ("labels", "groups", "masks") if _has(audit, name)}
+        given = {""} | {name for name in NEEDS if _has(audit, name)}
         checks = [name for name, check in known.items() if check.needs in given]
     if isinstance(checks, str | Check) or not checks:
         raise InputError(

@@ -82,6 +82,7 @@ def _constant_finding(
             f"{len(rows)} rows; so were {RANDOM_PLACES} random sets of {size} varying ones. "
             f"{audit.decision_note}".strip(),
             effect.numbers("features raised", audit.decision_name),
+            effect.before_after("features raised", audit.decision_name),
         ),
         suspect=Suspect("feature", "constant features", {"features": np.flatnonzero(constant)}),
     )
@@ -155,6 +156,7 @@ def _near_finding(
             f"{feature} was set to its usual value in {len(chosen)} of these rows; so were "
             f"{len(random)} other features, one at a time. {audit.decision_note}".strip(),
             effect.numbers("usual value", audit.decision_name),
+            effect.before_after("usual value", audit.decision_name),
         ),
         samples=audit.names(rows),
         suspect=Suspect("feature", feature, {"features": np.array([i]), "rows": rows}),

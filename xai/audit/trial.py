@@ -9,7 +9,7 @@ import numpy as np
 
 from xai.audit.context import MAX_ROWS, AuditContext
 from xai.relevance import Array
-from xai.report.finding import Severity
+from xai.report.finding import BeforeAfter, Severity
 
 RANDOM_PLACES, FEWER_PLACES = 40, 20
 """Places of the same size and shape the suspected one is compared with; fewer in large pictures."""
@@ -94,6 +94,23 @@ class Effect:
         return (
             f"scores move by {self.moved:.2g} standard deviations, more than for {below} of {all_} "
             f"{others}, and {self.changed:.1%} of the {decisions} change."
+        )
+
+    def before_after(self, what: str, decisions: str) -> tuple[BeforeAfter, BeforeAfter]:
+        """The effect side by side with that at random places; nothing moved before."""
+        return (
+            BeforeAfter(
+                f"{what}: share of {decisions} that change",
+                0.0,
+                self.changed,
+                float(self.random_changed.mean()),
+            ),
+            BeforeAfter(
+                f"{what}: size of the shift of the scores (median, in standard deviations)",
+                0.0,
+                self.moved,
+                float(np.median(self.random_moved)),
+            ),
         )
 
     def numbers(self, what: str, decisions: str) -> Mapping[str, float]:

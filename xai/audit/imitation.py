@@ -1,0 +1,105 @@
+"""Pictures of one kind made like the other in one trace, as strongly as the kinds differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from xai.audit.conditions import blurred, compressed, noisy, tinted
+from xai.audit.signatures import Signature
+from xai.relevance import Array
+
+QUALITIES = (90, 75, 60, 45, 30, 20, 10, 5)
+
+STEPS = 12
+"""Halvings of the interval in which the strength of a change is looked for."""
+
+SEEN = 100
+"""Pictures the strength is measured on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kinds:
+    """Pictures of two kinds by one trace.
+
+    Attributes
+    ----------
+    signature, values
+        The trace, and how much of it each picture has ``(n,)``.
+    more
+        Which have more of it ``(n,)``.
+    source
+        The group that tells the kinds apart; empty where the trace itself does.
+    """
+
+    signature: Signature
+    values: Array
+    more: Array
+    source: str = ""
+
+    def of(self, rows: Array) -> Kinds:
+        """The same of some rows."""
+        return Kinds(self.signature, self.values[rows], self.more[rows], self.source)
+
+
+@dataclass(frozen=True, eq=False)
+class Imitation:
+    """A change that gives pictures of one kind the trace of the other.
+
+    Attributes
+    ----------
+    rows
+        Those it is for ``(k,)``: sharp ones can be blurred, quiet ones given noise, not back.
+    words
+        What it does.
+    apply
+        From pictures ``(k, h, w, c)`` between 0 and 1 to as many.
+    """
+
+    rows: Array
+    words: str
+    apply: Callable[[Array], Array]
+
+
+def imitation(kinds: Kinds, pictures: Array) -> Imitation:
+    """What makes these pictures ``(n, h, w, c)``, between 0 and 1, alike in the trace."""
+    more, fewer = np.flatnonzero(kinds.more), np.flatnonzero(~kinds.more)
+    upper, lower = np.median(kinds.values[more]), np.median(kinds.values[fewer])
+    trace = kinds.signature.of
+
+    def search(change: Callable[[Array, float], Array], rows: Array, goal: float) -> float:
+        """Strength at which the changed pictures have as much of the trace, by bisection."""
+        low, high = 1e-3, 4.0
+        seen = pictures[rows[:SEEN]]
+        start = np.median(trace(seen))
+        for _ in range(STEPS):
+            middle = float(np.sqrt(low * high))
+            short = (np.median(trace(change(seen, middle))) > goal) == (start > goal)
+            low, high = (middle, high) if short else (low, middle)
+        return float(np.sqrt(low * high))
+
+    if kinds.signature.name == "fineness":
+        sigma = search(blurred, more, lower)
+        words = f"blurred (standard deviation {sigma:.2g} pixels)"
+        return Imitation(more, words, lambda p: blurred(p, sigma))
+    if kinds.signature.name == "noise":
+        sigma = search(_noisy, fewer, upper)
+        words = f"given noise (standard deviation {sigma:.2g} of the range)"
+        return Imitation(fewer, words, lambda p: _noisy(p, sigma))
+    if kinds.signature.name == "compression":
+        seen = pictures[fewer[:SEEN]]
+        off = [abs(np.median(trace(compressed(seen, q))) - upper) for q in QUALITIES]
+        quality = QUALITIES[int(np.argmin(off))]
+        words = f"compressed as JPEG of quality {quality}"
+        return Imitation(fewer, words, lambda p: compressed(p, quality))
+    small = more if len(more) <= len(fewer) else fewer
+    gain = float(lower - upper if small is more else upper - lower)
+    channel = 0 if kinds.signature.name == "redness" else 2
+    words = f"given {np.exp(gain):.2g} times their {('red', '', 'blue')[channel]}"
+    return Imitation(small, words, lambda p: tinted(p, channel, gain))
+
+
+def _noisy(pictures: Array, sigma: float) -> Array:
+    return noisy(pictures, sigma, np.random.default_rng(0))

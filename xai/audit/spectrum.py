@@ -1,0 +1,227 @@
+"""Spectrum: which frequencies decisions rest on, and what blur, JPEG and noise will do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy.fft import dctn
+from scipy.stats import spearmanr
+
+from xai.audit.check import Check
+from xai.audit.conditions import blurred, compressed, noisy, resized
+from xai.audit.context import AuditContext
+from xai.audit.moves import natural_moves
+from xai.audit.signatures import FINE, MIN_SIDE
+from xai.audit.spectrum_pictures import bands_and_reactions
+from xai.audit.trial import CHANGED, Effect, Replacement, some, trial
+from xai.plot.images import channel_axis
+from xai.relevance import Array
+from xai.report.finding import (
+    Answer,
+    BeforeAfter,
+    Counterfactual,
+    Finding,
+    Measure,
+    NotAssessable,
+    Passed,
+    Suspect,
+)
+from xai.virtual_layers import frequency
+
+EXPLAINED = 48
+"""Pictures whose relevance is looked at by frequency."""
+
+BANDS = 8
+
+EXCESS = 2.0
+"""Fine structures may take up to twice their share of the data's energy, ..."""
+
+MOST = 0.3
+"""... or up to three tenths of the relevance."""
+
+CONDITIONS: Mapping[str, Callable[[Array], Array]] = {
+    "antialiased resizing": lambda p: resized(p, 0.6),
+    "blur": lambda p: blurred(p, 0.8),
+    "JPEG": lambda p: compressed(p, 50),
+    "noise": lambda p: noisy(p, 0.02, np.random.default_rng(0)),
+}
+"""What pictures go through between one camera or program and the next."""
+
+WORDS = {
+    "antialiased resizing": "made smaller (0.6) with antialiasing and back",
+    "blur": "blurred (standard deviation 0.8 pixels)",
+    "JPEG": "compressed as JPEG of quality 50",
+    "noise": "given noise (0.02 of the range)",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Reaction:
+    """What one condition does.
+
+    Attributes
+    ----------
+    name
+        The condition.
+    effect
+        On scores and decisions, beside moves of the same length.
+    foreseen
+        Rank correlation, over rows, of the shift of the score with what relevance by frequency
+        foresees: a coefficient's relevance times its relative change.
+    abnormal
+        Share of rows called abnormal before and after; None for clusters.
+    """
+
+    name: str
+    effect: Effect
+    foreseen: float
+    abnormal: tuple[float, float] | None
+
+
+class Spectrum(Check):
+    """Asks how much relevance the finest structures take, and what becomes of decisions without.
+
+    A suspicion is relevance in the finest band beyond its share of the data's energy. It is tested
+    by resizing with antialiasing, blur, JPEG and noise, each against moves of the same length
+    towards other pictures: what pictures show, the model may mind; what a program does to them, it
+    should mind less.
+    """
+
+    name = "spectrum"
+    question = "Do decisions rest on structures too fine to survive the next camera or program?"
+    needs = "pictures"
+    thresholds: ClassVar[Mapping[str, str]] = {
+        "relevance of the finest band (from 0.35 cycles per pixel)": f"at most {MOST:g}, or "
+        f"{EXCESS:g} times its share of the energy",
+        "decisions that change by a condition": f"less than {CHANGED:.0%}, or no more than by "
+        "moves of the same length",
+    }
+
+    def run(self, audit: AuditContext) -> Iterator[Answer]:
+        if not audit.is_image or min(audit.planes.shape[1:3]) < MIN_SIDE:
+            yield NotAssessable(self.question, "Frequencies are asked of pictures from 16 pixels.")
+            return
+        rows = some(np.arange(len(audit)), audit.rng, min(EXPLAINED, audit.most_rows))
+        data = _channels_first(audit)[rows]
+        found = frequency(audit.net, data, composite=audit.composite, progress=audit.progress)
+        coefficients = dctn(data.astype(np.float64), axes=(-2, -1), norm="ortho")
+        axis = _frequencies(data.shape[-2:])
+        relevance = _shares(np.abs(found.values), axis)
+        varying = coefficients - coefficients.mean(0)
+        energy = _shares(varying**2, axis)
+        bound = max(MOST, EXCESS * float(energy[-1]))
+        measure = Measure(
+            "share of relevance in the finest structures (above 0.35 cycles per pixel)",
+            float(relevance[-1]),
+            "<=",
+            bound,
+        )
+        reactions = [
+            _reaction(audit, rows, name, found.values, coefficients) for name in CONDITIONS
+        ]
+        smoothing = [r for r in reactions if r.name != "noise" and r.effect.decides]
+        told = ". ".join(_sentence(audit, r) for r in reactions)
+        if not smoothing:
+            yield Passed(measure, f"Their share of the energy is {energy[-1]:.1%}. {told}.")
+            return
+        worst = max(smoothing, key=lambda reaction: reaction.effect.changed)
+        yield Finding(
+            "info" if measure.holds else "warning",
+            f"After {worst.name}, {worst.effect.changed:.0%} of the {audit.decision_name} would be "
+            f"others; {measure.value:.0%} of the relevance lies on the finest structures.",
+            measure,
+            f"The finest structures hold {energy[-1]:.1%} of the energy of the data and do not "
+            "survive resampling: pictures that come by another way will be judged differently. "
+            f"{told}.",
+            "Fit and use the model on pictures of one way of resampling, or put a blur before it "
+            "and fit again (xai.mitigate.BlurFront).",
+            _test(audit, rows, reactions),
+            (bands_and_reactions(relevance, energy, reactions),),
+            audit.names(rows),
+            Suspect("band", "finest structures", {"edges": np.array([FINE, 2**-0.5])}),
+        )
+
+
+def _channels_first(audit: AuditContext) -> Array:
+    """Pictures as networks have them ``(n, c, h, w)``, or ``(n, h, w)``."""
+    axis = channel_axis(audit.data.shape[1:])
+    return np.moveaxis(audit.data, -1, 1) if axis in (-1, 2) else audit.data
+
+
+def _frequencies(shape: tuple[int, ...]) -> Array:
+    """Band of every coefficient ``(h, w)``: the last from :data:`FINE` cycles per pixel on."""
+    h, w = shape
+    radius = np.hypot(np.arange(h)[:, None] / h, np.arange(w) / w) / 2
+    edges = np.linspace(0, FINE, BANDS)
+    band: Array = np.searchsorted(edges[1:], radius, side="right")
+    return band
+
+
+def _shares(magnitude: Array, band: Array) -> Array:
+    """Share of every band ``(bands,)``, the mean over rows."""
+    per_row = magnitude.reshape(len(magnitude), -1, *band.shape).sum(1)
+    total = np.maximum(per_row.sum((1, 2)), np.finfo(float).tiny)
+    return np.array([(per_row[:, band == b].sum(1) / total).mean() for b in range(BANDS)])
+
+
+def _reaction(
+    audit: AuditContext, rows: Array, name: str, relevance: Array, coefficients: Array
+) -> Reaction:
+    low, scale = float(audit.data.min()), float(np.ptp(audit.data)) or 1.0
+    planes = (audit.planes[rows] - low) / scale
+    after = low + scale * CONDITIONS[name](planes.astype(np.float64))
+    flat = np.stack([audit.from_planes(picture) for picture in after])
+    everywhere = np.ones(flat.shape[1], dtype=bool)
+    effect = trial(audit, rows, Replacement(everywhere, flat), natural_moves(audit, rows, flat))
+    answer = audit.rescore(rows, flat)
+    change = dctn(_as(after, coefficients.shape), axes=(-2, -1), norm="ortho") - coefficients
+    # A coefficient that is nearly nothing may grow many times over; what it has is all it can lose.
+    ratio = np.clip(change / np.where(coefficients == 0, 1, coefficients), -1, 1)
+    predicted = (relevance * ratio).reshape(len(rows), -1).sum(1)
+    varies = np.ptp(predicted) > 0 and np.ptp(answer.shift) > 0
+    foreseen = float(spearmanr(predicted, answer.shift).statistic) if varies else 0.0
+    abnormal = None
+    if audit.net.kind == "outlier":
+        before = audit.decision[rows]
+        abnormal = float(before.mean()), float((before ^ answer.changed).mean())
+    return Reaction(name, effect, foreseen, abnormal)
+
+
+def _as(planes: Array, shape: tuple[int, ...]) -> Array:
+    """Pictures ``(n, h, w, c)`` with their channels where ``shape`` has them."""
+    moved: Array = np.moveaxis(planes, -1, 1)
+    return moved.reshape(shape)
+
+
+def _sentence(audit: AuditContext, reaction: Reaction) -> str:
+    effect = reaction.effect
+    text = (
+        f"Where they are {WORDS[reaction.name]}, scores move by {effect.moved:.2g} standard "
+        f"deviations ({float(np.median(effect.random_moved)):.2g} by a move of the same length) "
+        f"and {effect.changed:.1%} of the {audit.decision_name} change; relevance by frequency "
+        f"foresaw the shift with a rank correlation of {reaction.foreseen:.2f}"
+    )
+    if reaction.abnormal is not None:
+        text += f"; called abnormal are {reaction.abnormal[1]:.1%} instead of "
+        text += f"{reaction.abnormal[0]:.1%}"
+    return text
+
+
+def _test(audit: AuditContext, rows: Array, reactions: list[Reaction]) -> Counterfactual:
+    numbers: dict[str, float] = {}
+    before_after = []
+    for reaction in reactions:
+        numbers |= reaction.effect.numbers(reaction.name, audit.decision_name)
+        numbers[f"{reaction.name}: rank correlation of foreseen and measured"] = reaction.foreseen
+        if reaction.abnormal is not None:
+            name = f"share called abnormal, {reaction.name}"
+            before_after.append(BeforeAfter(name, *reaction.abnormal))
+    return Counterfactual(
+        f"{len(rows)} pictures were {', '.join(WORDS.values())}; for comparison they were moved as "
+        f"far towards other pictures. {audit.decision_note}".strip(),
+        numbers,
+        tuple(before_after),
+    )
