@@ -43,8 +43,9 @@ def require_target(out: Path | None, model: Path, *, overwrite: bool) -> None:
     """
     if out is None:
         return
+    from neuralize.sealed import MANIFEST, WEIGHTS
     from xai.errors import InputError
-    from xai.repaired import MANIFEST, SKOPS, WEIGHTS, require_new
+    from xai.repaired import SKOPS, require_new
 
     if out.suffix not in (MANIFEST, WEIGHTS):
         raise InputError(f"--fix: expected a name ending in {WEIGHTS} or {MANIFEST}, got {out}.")

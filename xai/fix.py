@@ -80,6 +80,11 @@ class Fixed:
     def verdict(self) -> str:
         """What came of it, in a sentence."""
         old = sum(f.severity != "info" for f in self.before.findings)
+        if not self.left and not old:
+            return (
+                "Repaired; on the held-out rows the audit objects to neither model, so they are "
+                "too few to show it, and the table is the evidence."
+            )
         if not self.left:
             return f"Repaired: no objection is left of {old} on held-out rows."
         return f"Not repaired: {len(self.left)} objection(s) are left on held-out rows (of {old})."
