@@ -1,21 +1,31 @@
 """Audits: checks that look for what is wrong with a fitted model, each finding tested."""
 
+from xai.audit.agreement import Agreement
 from xai.audit.check import Check
 from xai.audit.collapse import Collapse
 from xai.audit.conservation import Conservation
 from xai.audit.context import AuditContext, Rescored
+from xai.audit.coverage import Coverage
 from xai.audit.groups import Groups
 from xai.audit.placement import Placement
 from xai.audit.runner import CHECKS, Audit
+from xai.audit.similarity import Similarity
+from xai.audit.stability import Stability
+from xai.audit.subspaces import Subspaces
 
 __all__ = [
     "CHECKS",
+    "Agreement",
     "Audit",
     "AuditContext",
     "Check",
     "Collapse",
     "Conservation",
+    "Coverage",
     "Groups",
     "Placement",
     "Rescored",
+    "Similarity",
+    "Stability",
+    "Subspaces",
 ]
