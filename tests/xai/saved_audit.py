@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
 
 from tests.xai.examples import HOSTILE
-from xai.audit import Audit, Check, runner
+from xai.audit import Audit, Check, asking
 from xai.datasets import fashion_mnist, plant_mark
 from xai.report import (
     BeforeAfter,
@@ -78,7 +78,7 @@ def main(arguments):
     clock = count()
     with pytest.MonkeyPatch.context() as patch:
         # The clock ticks once per look, so that times do not depend on the machine.
-        patch.setattr(runner.time, "perf_counter", lambda: float(next(clock)))
+        patch.setattr(asking.time, "perf_counter", lambda: float(next(clock)))
         _audit(options)
 
 

@@ -112,7 +112,7 @@ def test_whatever_the_answers_depend_on_is_in_the_key(tmp_path, changes):
 
 def test_another_line_of_code_asks_again(tmp_path, monkeypatch):
     asked(tmp_path)
-    monkeypatch.setattr("xai.audit.runner.code_digest", lambda: "other")
+    monkeypatch.setattr("xai.audit.asking.code_digest", lambda: "other")
     assert asked(tmp_path)[0] == 1
 
 

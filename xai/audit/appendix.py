@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
 from neuralize.coverage import coverage
-from xai.audit.check import Check
+from xai.audit.check import Question
 from xai.audit.context import AuditContext
 from xai.errors import XaiError
 from xai.report import Answer, NotAssessable, Section, Table, shown
@@ -19,7 +20,7 @@ TRACED_ROWS = 2
 
 
 def appendix(
-    audit: AuditContext, checks: Sequence[Check], answers: Sequence[Answer]
+    audit: AuditContext, checks: Sequence[Question[Any]], answers: Sequence[Answer]
 ) -> tuple[Section, ...]:
     """Thresholds of every check asked, and the operations of the network with their rules."""
     sections = [thresholds(checks, answers)]
@@ -29,7 +30,7 @@ def appendix(
     return tuple(sections)
 
 
-def thresholds(checks: Sequence[Check], answers: Sequence[Answer]) -> Section:
+def thresholds(checks: Sequence[Question[Any]], answers: Sequence[Answer]) -> Section:
     """What each check asks, and what would have been fine."""
     rows = [row for check in checks for row in _lines(check, answers)]
     frame = pd.DataFrame(
@@ -44,7 +45,7 @@ def thresholds(checks: Sequence[Check], answers: Sequence[Answer]) -> Section:
     )
 
 
-def _lines(check: Check, answers: Sequence[Answer]) -> Iterator[tuple[str, str, str]]:
+def _lines(check: Question[Any], answers: Sequence[Answer]) -> Iterator[tuple[str, str, str]]:
     """The thresholds a check names, then those of measures that came up, each once."""
     measured = {
         answer.measure.name: f"{answer.measure.relation} {shown(answer.measure.threshold)}"

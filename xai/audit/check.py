@@ -18,15 +18,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from xai.report.finding import Answer
 
 if TYPE_CHECKING:
-    from xai.audit.context import AuditContext
+    from xai.audit.context import AuditContext  # noqa: F401 - named in Question["AuditContext"]
+
+Context = TypeVar("Context", contravariant=True)
 
 
-class Check(ABC):
+class Question(ABC, Generic[Context]):
+    """What every check has, whether it looks at rows or at cell graphs; see :class:`Check`."""
+
+    name: ClassVar[str]
+    question: ClassVar[str]
+    needs: ClassVar[str] = ""
+    thresholds: ClassVar[Mapping[str, str]] = {}
+
+    @abstractmethod
+    def run(self, audit: Context) -> Iterator[Answer]:
+        """Yield a ``Finding``, ``Passed`` or ``NotAssessable`` for every part of the question.
+
+        Yielding nothing is an error of the check: silence must not look like a pass.
+        """
+
+
+class Check(Question["AuditContext"]):
     """One question an audit asks.
 
     Subclasses set ``name`` and ``question`` and give :meth:`run`. Thresholds are constants of the
@@ -47,15 +65,3 @@ class Check(ABC):
         ``{"share of rows called abnormal": "at most 0.5"}``. Thresholds of measures that came up
         are listed there anyway.
     """
-
-    name: ClassVar[str]
-    question: ClassVar[str]
-    needs: ClassVar[str] = ""
-    thresholds: ClassVar[Mapping[str, str]] = {}
-
-    @abstractmethod
-    def run(self, audit: AuditContext) -> Iterator[Answer]:
-        """Yield a ``Finding``, ``Passed`` or ``NotAssessable`` for every part of the question.
-
-        Yielding nothing is an error of the check: silence must not look like a pass.
-        """

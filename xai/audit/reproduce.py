@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
-from xai.audit.check import Check
+from xai.audit.check import Question
 
 WITH_VALUE = ("--out", "--save", "--junit", "--check", "--seed")
 FLAGS = ("--json", "--overwrite")
@@ -29,7 +30,13 @@ def command_line(arguments: Sequence[str], check: str, seed: int) -> str:
     return shlex.join(["xai", *kept, "--check", check, "--seed", str(seed)])
 
 
-def python_line(given: Sequence[str], check: Check, known: bool, seed: int) -> str:
+def python_line(
+    given: Sequence[str],
+    check: Question[Any],
+    known: bool,
+    seed: int,
+    call: str = "xai.Audit(model, data",
+) -> str:
     """The same as Python, with a placeholder for everything that was ``given``.
 
     Parameters
@@ -42,6 +49,8 @@ def python_line(given: Sequence[str], check: Check, known: bool, seed: int) -> s
         Whether it is asked by its name.
     seed
         Of the audit.
+    call
+        How it begins.
 
     Examples
     --------
@@ -51,4 +60,4 @@ def python_line(given: Sequence[str], check: Check, known: bool, seed: int) -> s
     """
     asked = repr(check.name) if known else f"{type(check).__name__}(...)"
     options = "".join(f"{name}={name}, " for name in given)
-    return f"xai.Audit(model, data, {options}checks=[{asked}], seed={seed}).run()"
+    return f"{call}, {options}checks=[{asked}], seed={seed}).run()"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,12 @@ from typing import Any
 import torch
 from numpy.typing import ArrayLike
 from torch import nn
-from tqdm import tqdm
 
 from neuralize import Neuralized, neuralize
 from xai.audit.acquisition import Acquisition
 from xai.audit.appendix import appendix
-from xai.audit.check import Check
+from xai.audit.asking import Asking
+from xai.audit.check import Check, Question
 from xai.audit.collapse import Collapse
 from xai.audit.conservation import Conservation
 from xai.audit.context import AuditContext
@@ -25,12 +23,11 @@ from xai.audit.groups import Groups
 from xai.audit.inputs import column_of, masks_of, rows_of
 from xai.audit.placement import Placement
 from xai.audit.reproduce import command_line, python_line
-from xai.audit.saved import Said, SavedAnswers
+from xai.audit.saved import SavedAnswers
 from xai.audit.spectrum import Spectrum
-from xai.digest import code_digest, digest
-from xai.errors import FileFormatError, InputError, UnsupportedModelError
+from xai.errors import InputError
 from xai.explainer import provenance_of
-from xai.report import Answer, NotAssessable, Report
+from xai.report import Answer, Section
 
 CHECKS: tuple[type[Check], ...] = (
     Conservation,
@@ -45,11 +42,8 @@ CHECKS: tuple[type[Check], ...] = (
 NEEDS = ("labels", "groups", "masks", "pictures", "encoder")
 """What a check may need."""
 
-DELAY = 2.0
-"""Seconds before a bar shows."""
 
-
-class Audit:
+class Audit(Asking[AuditContext]):
     """Ask whether a fitted model is right for the right reasons.
 
     Parameters
@@ -151,103 +145,40 @@ class Audit:
         }  # fmt: skip
         self._given = [option for option, value in optional.items() if value is not None]
 
-    def run(self) -> Report:
-        """Ask every check; one that this model does not support is reported, not left out."""
-        answers: list[Answer] = []
-        seconds: dict[str, float] = {}
-        network = digest(self.context.net)  # before checks make it keep anything
-        shared = "" if self.saved is None else self._digest()
-        explained, start = False, time.perf_counter()
-        bar = tqdm(self.checks, delay=DELAY, desc="auditing", disable=not self.progress)
-        for position, check in enumerate(bar):
-            late = time.perf_counter() - start > DELAY
-            bar.set_postfix_str(check.name, refresh=late)
-            said = self._said(check, position, shared, explained)
-            explained = said.explained
-            answers.extend(self._signed(check, said.answers))
-            seconds[check.name] = seconds.get(check.name, 0.0) + said.seconds
+    @property
+    def model(self) -> Neuralized:
+        """The audited model as a network."""
+        return self.context.net
+
+    def introduction(self) -> str:
+        """Which model, on how many rows, and what its evidence is."""
         context = self.context
         shape = " x ".join(map(str, context.data.shape[1:]))
-        return Report(
-            f"Audit of {self.name}",
-            tuple(answers),
-            provenance=self._provenance(network),
-            introduction=(
-                f"{self.name} on {len(context)} rows of shape {shape}. Evidence: "
-                f"{context.net.evidence_name}."
-            ),
-            appendix=appendix(context, self.checks, answers),
-            seconds=seconds,
+        return (
+            f"{self.name} on {len(context)} rows of shape {shape}. Evidence: "
+            f"{context.net.evidence_name}."
         )
 
-    def _said(self, check: Check, position: int, shared: str, explained: bool) -> Said:
-        """What the check says, or said when it was saved; the same in the end."""
-        if self.saved is None:
-            return self._timed(check)
-        key = digest(shared, check)
-        said = self.saved.load(check, position, key)
-        if said is not None:
-            return said
-        if explained:
-            _ = self.context.relevance  # as it was when the audit came here the first time
-        self.saved.save(check, position, key, self._timed(check))
-        kept = self.saved.load(check, position, key)
-        if kept is None:
-            raise FileFormatError(
-                f"The answers of {check.name!r} could not be read back from {self.saved.folder}."
-            )
-        return kept
+    def appendix(self, answers: Sequence[Answer]) -> tuple[Section, ...]:
+        """Thresholds, and the operations of the network with their rules."""
+        return appendix(self.context, self.checks, answers)
 
-    def _timed(self, check: Check) -> Said:
-        start = time.perf_counter()
-        answers = self._ask(check)
-        seconds = time.perf_counter() - start
-        return Said(answers, seconds, "relevance" in vars(self.context))
-
-    def _ask(self, check: Check) -> list[Answer]:
-        try:
-            answers = list(check.run(self.context))
-        except UnsupportedModelError as error:
-            answers = [NotAssessable(check.question, str(error))]
-        if not answers:
-            raise InputError(
-                f"The check {check.name!r} said nothing. Yield a Finding, Passed or NotAssessable "
-                "for every question, so that silence is never taken for a pass."
-            )
-        return answers
-
-    def _signed(self, check: Check, answers: Sequence[Answer]) -> list[Answer]:
-        """The answers with who was asked, and how to ask again."""
+    def again(self, check: Question[AuditContext]) -> str:
+        """The command line, or the lines of Python, that ask this check again."""
         seed = self.context.seed
         if self.command:
-            again = command_line(self.command, check.name, seed)
-        else:
-            known = any(type(check) is one for one in CHECKS)
-            again = python_line(self._given, check, known, seed)
-        return [
-            replace(answer, check=check.name, subject=self.name, command=again)
-            for answer in answers
-        ]
+            return command_line(self.command, check.name, seed)
+        known = any(type(check) is one for one in CHECKS)
+        return python_line(self._given, check, known, seed)
 
-    def _digest(self) -> str:
-        """Of everything that the answers depend on, besides the check."""
-        context = {f.name: getattr(self.context, f.name) for f in fields(self.context)}
-        del context["progress"]
-        return digest(code_digest(), self._versions, context)
+    def versions(self) -> dict[str, str]:
+        """Versions, network, and digest of the data."""
+        return self._versions
 
     @cached_property
     def _versions(self) -> dict[str, str]:
         net, data = self.context.net, self.context.data
         return provenance_of(net, data, net.method)
-
-    def _provenance(self, network: str) -> dict[str, str]:
-        return {
-            **self._versions,
-            **self.facts,
-            "network_sha256": network,
-            "checks": ", ".join(check.name for check in self.checks),
-            "seed": str(self.context.seed),
-        }
 
 
 def _has(audit: AuditContext, name: str) -> bool:

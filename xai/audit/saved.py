@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xai.audit.check import Check
+from xai.audit.check import Question
 from xai.errors import FileFormatError
 from xai.header_files import read_npz, write_npz
 from xai.report.finding import Answer
@@ -61,12 +61,12 @@ class SavedAnswers:
             raise FileFormatError(f"Expected a folder to save answers in, and {folder} is a file.")
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def path(self, check: Check, position: int) -> Path:
+    def path(self, check: Question[Any], position: int) -> Path:
         """Where the answers of the check at this position are."""
         name = re.sub(r"[^a-z0-9]+", "-", check.name.lower()).strip("-")[:60] or "check"
         return self.folder / f"{position:02d}-{name}.npz"
 
-    def load(self, check: Check, position: int, key: str) -> Said | None:
+    def load(self, check: Question[Any], position: int, key: str) -> Said | None:
         """What the check said under this key; None, with a warning, for a file of no use."""
         path = self.path(check, position)
         if not path.exists():
@@ -92,7 +92,7 @@ class SavedAnswers:
             )
             return None
 
-    def save(self, check: Check, position: int, key: str, said: Said) -> None:
+    def save(self, check: Question[Any], position: int, key: str, said: Said) -> None:
         """Write what the check said; the file is whole or not there, also after a power cut."""
         header, arrays = to_parts(said.answers)
         header |= {"format": FORMAT, "version": VERSION, "key": key}
