@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ PICTURES_AT_ONCE = 2**20
 """Input numbers that go through the encoder together."""
 
 
-class RankedFilters(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class RankedFilters:
     """Filters, those that answer most to the artefact first.
 
     Attributes
