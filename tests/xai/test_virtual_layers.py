@@ -176,6 +176,19 @@ def test_relevance_is_that_of_a_network_with_the_inverse_transform_as_first_laye
     assert np.abs(found.conservation_error).max() < 1e-10
 
 
+def test_a_deep_detector_is_explained_by_frequency_like_by_pixel() -> None:
+    from neuralize.deep import DeepSVDD, Training
+
+    pictures = np.random.default_rng(0).random((40, 1, 16, 16), dtype=np.float32)
+    quick = Training(epochs=1, batch_size=20, seed=0, progress=False)
+    net = neuralize(DeepSVDD(preprocessing=None, training=quick, pretraining=quick).fit(pictures))
+    by_pixel = xai.explain(net, pictures[:5], progress=False)
+    found = xai.frequency(net, pictures[:5], progress=False)
+    assert np.allclose(found.evidence, by_pixel.evidence, rtol=1e-5)
+    assert np.allclose(found.whole, by_pixel.values, atol=1e-5 * np.abs(by_pixel.values).max())
+    assert (np.abs(found.conservation_error) <= 1e-4 * np.abs(found.evidence)).all()
+
+
 def test_input_rules_of_a_zennit_composite_give_way_too() -> None:
     zennit = import_zennit()
     model, x = convolutional(), pictures(2, 1, 8, 8)

@@ -23,7 +23,7 @@ from xai.audit.signatures import (
     signatures,
     two_kinds,
 )
-from xai.audit.trial import MOVED, Effect, Replacement, some, trial
+from xai.audit.trial import CHANGED, MOVED, Effect, Replacement, some, trial
 from xai.relevance import Array
 from xai.report.finding import (
     Answer,
@@ -62,7 +62,7 @@ class Acquisition(Check):
     thresholds: ClassVar[Mapping[str, str]] = {
         "two kinds": f"a valley below {VALLEY:g} of the lower peak, {APART:g} spreads apart",
         "group told by a trace": f"area under the curve of at least {TELLING:g}",
-        "effect of the trace": f"{MOVED:g} standard deviations and a move of the same length",
+        "effect of the trace": f"below {MOVED:g} standard deviations, {CHANGED:.0%} of decisions",
     }
 
     def run(self, audit: AuditContext) -> Iterator[Answer]:
@@ -148,15 +148,15 @@ def _finding(audit: AuditContext, kinds: Kinds, low: float, scale: float) -> Fin
         "critical": "and the trace decides part of the model's answers",
         "warning": "and the trace moves the model's scores",
         "info": "and it hardly matters to the model",
-    }[effect.severity]
+    }[effect.severity_of_no_content]
     source = f" They are told apart by {kinds.source}." if kinds.source else ""
     return Finding(
-        effect.severity,
+        effect.severity_of_no_content,
         f"{said}, {title}.",
         Measure(
-            f"shift of the scores by the trace, over the larger of {MOVED} standard deviations and "
-            "a move of the same length towards another picture",
-            effect.excess,
+            f"effect of the trace: the larger of the shift of the scores over {MOVED} standard "
+            f"deviations and the share of changed decisions over {CHANGED:.0%}",
+            effect.weight,
             "<",
             1.0,
         ),

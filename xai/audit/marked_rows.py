@@ -11,7 +11,7 @@ from xai.audit.marks import MIN_ROWS, Mark, find_marks
 from xai.audit.pictures import effects, samples
 from xai.audit.places import inpaintings, other_places, place_name, replacements, transplants
 from xai.audit.stamps import find_stamps
-from xai.audit.trial import MOVED, RARE, Effect, some, trial
+from xai.audit.trial import CHANGED, MOVED, RARE, Effect, some, trial
 from xai.relevance import Array
 from xai.report.finding import (
     SEVERITIES,
@@ -85,8 +85,7 @@ def _finding(audit: AuditContext, mark: Mark, on_ground: bool) -> Finding:
     )
     removed = trial(audit, marked_sample, *without)
     added = trial(audit, bare_sample, *transplants(audit, mark.pixels, content, others))
-    worst = min(removed.severity, added.severity, key=SEVERITIES.index)
-    stronger = added if added.excess > removed.excess else removed
+    worst = min((e.severity_of_no_content for e in (removed, added)), key=SEVERITIES.index)
     density, rank = _relevance_there(audit, mark, others)
     where = place_name(mark.pixels)
     share = len(mark.rows) / len(audit)
@@ -105,9 +104,9 @@ def _finding(audit: AuditContext, mark: Mark, on_ground: bool) -> Finding:
         worst,
         f"A mark {where} in {len(mark.rows)} pictures ({share:.1%}) {title}.",
         Measure(
-            f"shift of the scores with the mark removed or added, over the larger of {MOVED} "
-            "standard deviations and the shift at a typical place",
-            stronger.excess,
+            f"effect of the mark, removed or added: the larger of the shift of the scores over "
+            f"{MOVED} standard deviations and the share of changed decisions over {CHANGED:.0%}",
+            max(removed.weight, added.weight),
             "<",
             1.0,
         ),

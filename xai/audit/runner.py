@@ -13,29 +13,39 @@ from torch import nn
 
 from neuralize import Neuralized, neuralize
 from xai.audit.acquisition import Acquisition
+from xai.audit.agreement import Agreement
 from xai.audit.appendix import appendix
 from xai.audit.asking import Asking
 from xai.audit.check import Check, Question
 from xai.audit.collapse import Collapse
 from xai.audit.conservation import Conservation
 from xai.audit.context import AuditContext
+from xai.audit.coverage import Coverage
 from xai.audit.groups import Groups
 from xai.audit.inputs import column_of, masks_of, rows_of
 from xai.audit.placement import Placement
 from xai.audit.reproduce import command_line, python_line
 from xai.audit.saved import SavedAnswers
+from xai.audit.similarity import Similarity
 from xai.audit.spectrum import Spectrum
+from xai.audit.stability import Stability
+from xai.audit.subspaces import Subspaces
 from xai.errors import InputError
 from xai.explainer import provenance_of
 from xai.report import Answer, Section
 
 CHECKS: tuple[type[Check], ...] = (
     Conservation,
+    Coverage,
     Collapse,
     Placement,
     Acquisition,
     Spectrum,
+    Stability,
+    Similarity,
     Groups,
+    Subspaces,
+    Agreement,
 )
 """What an audit asks unless told otherwise, in this order; what needs groups, where they are."""
 

@@ -88,6 +88,21 @@ class Effect:
         """``critical`` where the place decides, ``warning`` where scores rely on it, else info."""
         return "critical" if self.decides else "warning" if self.relies else "info"
 
+    @property
+    def weight(self) -> float:
+        """The larger of shift over :data:`MOVED` and changed share over :data:`CHANGED`."""
+        return max(self.moved / MOVED, self.changed / CHANGED)
+
+    @property
+    def severity_of_no_content(self) -> Severity:
+        """The same where what was changed is known to be no content: what it does is too much.
+
+        A stamp or the noise of a camera need not matter more than content does to be a fault.
+        """
+        if self.changed >= CHANGED:
+            return "critical"
+        return "warning" if self.moved >= MOVED else "info"
+
     def sentence(self, decisions: str, others: str) -> str:
         """The effect in a sentence; ``others`` is what it was compared with."""
         below, all_ = int((self.random_moved < self.moved).sum()), len(self.random_moved)

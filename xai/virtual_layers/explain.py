@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from neuralize import Neuralized, neuralize
+from neuralize.deep.score_network import ScoreNetwork
 from neuralize.module import NeuralizedModule
 from xai.errors import InputError
 from xai.explainer import _rules, _targets
@@ -75,6 +76,9 @@ def frequency(
     if transform not in ("dct", "dft"):
         raise InputError(f"Expected transform 'dct' or 'dft', got {transform!r}.")
     net = model if isinstance(model, Neuralized) else neuralize(model)
+    if isinstance(net, ScoreNetwork) and net.features is None and not len(net.front):
+        composite = net.composite if composite is None else composite
+        net = NeuralizedModule(net.network)
     rows = to_rows(x)[0]
     if rows.ndim not in (3, 4):
         raise InputError(f"Expected pictures (n, h, w) or with channels, got {tuple(rows.shape)}.")
@@ -124,6 +128,9 @@ def in_basis(
     True
     """
     net = model if isinstance(model, Neuralized) else neuralize(model)
+    if isinstance(net, ScoreNetwork) and net.features is None and not len(net.front):
+        composite = net.composite if composite is None else composite
+        net = NeuralizedModule(net.network)
     rows = to_rows(x)[0]
     goals, several = _targets(target)
     if several:
