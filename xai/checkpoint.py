@@ -147,7 +147,7 @@ def require_array_model(path: Path) -> None:
     if isinstance(manifest, dict) and manifest.get("kind") == "cell graph network":
         raise UnsupportedModelError(
             f"{path} is a network over cell graphs, which takes a table of cells and no rows or "
-            "pictures. Explain it with: xai explain-graph."
+            "pictures. Explain it with: xai explain-graph; audit it with: xai audit-graph."
         )
 
 

@@ -17,10 +17,12 @@ from typer.core import TyperGroup
 
 from xai import cli_checkpoint as checkpoint
 from xai import cli_options as options
+from xai.cli_audit_graph import audit_graph
 from xai.cli_fix import Fix
 from xai.cli_graph import explain_graph
 from xai.cli_output import print_json, print_text
 from xai.cli_report import compare, schema
+from xai.graph_manifest import is_graph_network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +35,10 @@ P = ParamSpec("P")
 
 
 class Commands(TyperGroup):
-    """``xai explain --graph`` takes other options than ``xai explain``: it is another command."""
+    """What is for cell graphs takes other options, and is another command under the same name.
+
+    ``xai explain --graph``, and ``xai audit`` of a network over cell graphs.
+    """
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the arguments name."""
@@ -41,6 +46,8 @@ class Commands(TyperGroup):
         graph = any(arg == "--graph" or arg.startswith("--graph=") for arg in args)
         if args[0] == "explain" and graph:
             args = ["explain-graph", *args[1:]]
+        if args[0] == "audit" and any(is_graph_network(Path(arg)) for arg in args[1:]):
+            args = ["audit-graph", *args[1:]]
         return super().resolve_command(ctx, args)
 
 
@@ -200,6 +207,7 @@ def explain(
 
 
 app.command("explain-graph")(reports_errors(explain_graph))
+app.command("audit-graph")(reports_errors(audit_graph))
 
 
 @app.command()
@@ -276,7 +284,8 @@ def audit(
 ) -> None:
     """Ask whether the model decides for the right reasons. Exit code 1 if there are findings.
 
-    A checkpoint that is an encoder gets a head first, fitted on one half of the data.
+    A checkpoint that is an encoder gets a head first, fitted on one half of the data. A network
+    over cell graphs takes other options, see xai audit-graph --help.
 
     Example: xai audit model.skops --data wine.csv --labels grape --out report.html
     """

@@ -201,6 +201,21 @@ def outcome_of(
     return Outcome.from_table(table, time, event, unit)
 
 
+def require_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises
+    ------
+    InputError
+        What torch says of it.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"Cannot compute on device {device!r}: {reason}") from error
+
+
 @dataclass(frozen=True)
 class Method:
     """How to explain."""
@@ -215,11 +230,7 @@ class Method:
     def __post_init__(self) -> None:
         if self.offsets > 1 and self.grid is None:
             raise InputError("--offsets shifts the squares of --grid; give both.")
-        try:
-            torch.zeros(1, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"Cannot compute on device {self.device!r}: {reason}") from error
+        require_device(self.device)
 
     def relevance(
         self, model: nn.Module, graph: CellGraph, covariates: pd.DataFrame | None

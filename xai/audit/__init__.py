@@ -6,6 +6,8 @@ from xai.audit.collapse import Collapse
 from xai.audit.conservation import Conservation
 from xai.audit.context import AuditContext, Rescored
 from xai.audit.coverage import Coverage
+from xai.audit.graph_audit import GRAPH_CHECKS, GraphAudit
+from xai.audit.graph_context import GraphCheck, GraphContext
 from xai.audit.groups import Groups
 from xai.audit.placement import Placement
 from xai.audit.runner import CHECKS, Audit
@@ -15,6 +17,7 @@ from xai.audit.subspaces import Subspaces
 
 __all__ = [
     "CHECKS",
+    "GRAPH_CHECKS",
     "Agreement",
     "Audit",
     "AuditContext",
@@ -22,6 +25,9 @@ __all__ = [
     "Collapse",
     "Conservation",
     "Coverage",
+    "GraphAudit",
+    "GraphCheck",
+    "GraphContext",
     "Groups",
     "Placement",
     "Rescored",

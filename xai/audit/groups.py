@@ -70,8 +70,8 @@ class Groups(Check):
         if audit.groups is None:
             yield NotAssessable(self.question, "No groups (site, scanner, batch) were given.")
             return
-        rows, groups, labels = _assessable(audit.groups, audit.labels)
-        reason = _reason(groups, labels)
+        rows, groups, labels = assessable(audit.groups, audit.labels)
+        reason = entangled(groups, labels)
         if reason:
             yield NotAssessable(self.question, reason)
             return
@@ -85,7 +85,7 @@ class Groups(Check):
             yield _neighbours(audit, x, labels, groups)
 
 
-def _assessable(groups: Array, labels: Array | None) -> tuple[Array, Array, Array | None]:
+def assessable(groups: Array, labels: Array | None) -> tuple[Array, Array, Array | None]:
     """Rows of groups that are large enough, with their groups and labels as codes."""
     _, codes, counts = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
     rows = np.flatnonzero(counts[codes] >= MIN_ROWS)
@@ -94,9 +94,10 @@ def _assessable(groups: Array, labels: Array | None) -> tuple[Array, Array, Arra
     return rows, codes[rows], labels
 
 
-def _reason(groups: Array, labels: Array | None) -> str:
+def entangled(groups: Array, labels: Array | None, of: str = "rows") -> str:
+    """Why nothing can be said of these groups; empty where something can."""
     if len(np.unique(groups)) < 2:
-        return f"Fewer than two groups have at least {MIN_ROWS} rows."
+        return f"Fewer than two groups have at least {MIN_ROWS} {of}."
     if labels is None or len(np.unique(labels)) < 2:
         return ""
     table = np.zeros((labels.max() + 1, groups.max() + 1))

@@ -1,0 +1,214 @@
+"""Phenotypes: which of them carry the risk, and whether they are what it should hang on.
+
+A good model does rest on phenotypes, so this alone is no objection. It is one where the phenotype
+or the feature was named as suspect, or where a phenotype goes with the site or scanner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from xai.audit.graph_context import DECISIONS, GraphCheck, GraphContext
+from xai.audit.graph_groups import PERMUTATIONS, RARELY, rank_association
+from xai.audit.graph_pictures import before_and_after, tissue
+from xai.audit.graph_trial import (
+    DRAWS,
+    FEW,
+    beyond_chance,
+    graph_trial,
+    of_no_content,
+    switched,
+    tested,
+)
+from xai.audit.group_shift import permuted
+from xai.audit.groups import assessable, entangled
+from xai.audit.trial import CHANGED, MOVED, Effect
+from xai.relevance import Array
+from xai.report.finding import Answer, Finding, Measure, NotAssessable, Passed, Severity, Suspect
+
+MORE = 3.0
+"""A phenotype takes far more of the relevance than of the cells from this ratio on."""
+
+ENOUGH = 0.05
+"""... if it takes at least this share of the relevance."""
+
+
+class GraphPhenotypes(GraphCheck):
+    """Tests phenotypes with far more relevance than cells, that go with groups, or are suspects."""
+
+    name = "phenotypes"
+    question = "Does the risk hang on phenotypes or features that it should not hang on?"
+    thresholds: ClassVar[Mapping[str, str]] = {
+        "share of the relevance over share of the cells": f"at most {MORE:g}",
+        "effect of a suspect": f"below {MOVED:g} sd and {CHANGED:.0%} of the risk groups",
+    }
+
+    def run(self, audit: GraphContext) -> Iterator[Answer]:
+        graph = audit.graph
+        going = going_with_group(audit)
+        asked = 0
+        for code, name in enumerate(graph.phenotype_names):
+            cells = graph.phenotypes == code
+            carriers = len(np.unique(audit.patient_of_cell[cells]))
+            if carriers >= FEW and not cells.all():
+                asked += 1
+                yield _phenotype(audit, name, code, cells, going.get(code))
+            elif name in audit.suspects:
+                reason = f"{carriers} patients have such cells; {FEW} are needed, and other cells."
+                yield NotAssessable(f"Does the risk hang on {name}?", reason)
+        for name in graph.feature_names:
+            if name in audit.suspects:
+                asked += 1
+                yield _feature(audit, name)
+        if not asked:
+            yield NotAssessable(
+                self.question, f"No phenotype is found in at least {FEW} patients beside others."
+            )
+
+
+@dataclass(frozen=True)
+class Going:
+    """A phenotype whose share of the cells goes with the group.
+
+    Attributes
+    ----------
+    association
+        Of its share with the group, held against permuted groups.
+    instead
+        The phenotype that is rarer where this one is commoner, most of all others.
+    """
+
+    association: Measure
+    instead: int
+
+
+def going_with_group(audit: GraphContext) -> dict[int, Going]:
+    """Phenotypes that go with the group; of two that replace each other, the one that does more."""
+    if audit.groups is None:
+        return {}
+    rows, groups, labels = assessable(audit.groups, audit.labels)
+    names = audit.graph.phenotype_names
+    if entangled(groups, labels) or len(names) < 2:
+        return {}
+    x, rng = audit.mean_inputs[rows][:, : len(names)], audit.rng
+    own = rank_association(x, groups, labels)
+    null = [
+        rank_association(x, permuted(groups, labels, rng), labels).max()
+        for _ in range(PERMUTATIONS)
+    ]
+    bar = float(np.quantile(null, RARELY))
+    means = np.stack([x[groups == g].mean(0) for g in np.unique(groups)])
+    found: dict[int, Going] = {}
+    for code in np.argsort(-own, kind="stable"):
+        if own[code] > bar and code not in {one.instead for one in found.values()}:
+            most = means[:, code].argmax()
+            less = means[most] - np.delete(means, most, 0).mean(0)
+            less[code] = np.inf
+            measure = Measure(f"{names[code]}: association of its share with the group",
+                              float(own[code]), "<=", bar)  # fmt: skip
+            found[int(code)] = Going(measure, int(less.argmin()))
+    return found
+
+
+def _phenotype(
+    audit: GraphContext, name: str, code: int, cells: Array, going: Going | None
+) -> Answer:
+    named = name in audit.suspects
+    rows = np.unique(audit.patient_of_cell[cells])
+    of_relevance = float((audit.relevance_share * cells).sum() / len(rows))
+    of_cells = float(audit.per_patient(cells)[rows].mean())
+    measure = Measure(f"{name}: share of the relevance over share of the cells",
+                      of_relevance / of_cells, "<=", MORE)  # fmt: skip
+    strong = not measure.holds and of_relevance >= ENOUGH
+    if not (strong or named or going):
+        return Passed(measure, f"{of_relevance:.1%} of the relevance, {of_cells:.1%} of the cells.")
+    become = None if going is None else going.instead
+    rows, effect = switched(audit, cells, become)
+    if become is None:
+        other, why = "their patient's mean cell", "A good model does rest on what matters."
+    else:
+        other = f"{audit.graph.phenotype_names[become]} cells"
+    severity: Severity = "info"
+    if named:
+        severity, why = of_no_content(effect), "It was named as something that should not matter."
+        if severity == "info":
+            return Passed(_size(name, effect), f"Named as suspect; {_moves(effect)} without it.")
+    elif going is not None:
+        severity, measure = beyond_chance(effect), going.association
+        why = (
+            "How many of the cells a patient has goes with the group"
+            f"{' within labels' if audit.labels is not None else ''}, and {other} are rarer there: "
+            "it may be made by how the tissue was prepared, imaged or segmented."
+        )
+    title = f"The risk hangs on {name} cells."
+    if going is not None:
+        title = f"The risk hangs on {name} cells, which go with the group."
+    if severity == "info" and not effect.relies:
+        title = f"{name} cells stand out, and the risk hardly hangs on them."
+    return Finding(
+        severity,
+        title,
+        measure,
+        f"{name} cells are {of_cells:.1%} of the cells of patients who have any and take "
+        f"{of_relevance:.1%} of the relevance. {why} When they become {other}, "
+        + effect.sentence(DECISIONS, "draws of as many other cells"),
+        "Look at such cells in the images: are they what they are called, in all sites? If not, "
+        "call phenotypes again, or train without this one.",
+        tested(
+            audit, effect, f"without {name}",
+            f"Made the {name} cells of {len(rows)} patients {other}, against as many other cells "
+            f"of the same patients, {DRAWS} times.",
+        ),
+        [tissue(audit, cells, f"{name} cells")],
+        audit.names(rows),
+        Suspect("feature", name, {"features": np.array([code]), "rows": rows}),
+    )  # fmt: skip
+
+
+def _feature(audit: GraphContext, name: str) -> Answer:
+    """A feature that was named: what changes when it is the same in all cells."""
+    column = audit.graph.input_names.index(name)
+    p = len(audit.graph.phenotype_names)
+    rows, x = np.arange(len(audit)), audit.inputs
+    mean = audit.mean_inputs.mean(0)
+
+    def flat(i: int) -> Array:
+        found = x.copy()
+        found[:, i] = mean[i]
+        return found
+
+    others = [flat(i) for i in range(p, x.shape[1]) if i != column]
+    effect = graph_trial(audit, rows, flat(column), others or [x])
+    severity = of_no_content(effect)
+    measure = _size(name, effect)
+    if severity == "info":
+        return Passed(measure, f"Named as suspect; {_moves(effect)} when it is the same for all.")
+    after = audit.risks + audit.rescore(rows, flat(column)).shift
+    return Finding(
+        severity,
+        f"The risk hangs on the feature {name}.",
+        measure,
+        "It was named as something that should not matter. When it is the same in all cells, "
+        + effect.sentence(DECISIONS, "other features"),
+        "Train without it, or normalise it by site.",
+        tested(
+            audit, effect, f"without {name}",
+            f"Gave all cells the mean of {name}, against {len(others)} other features so treated.",
+        ),
+        [before_and_after(audit, rows, after, f"{name} the same for all")],
+        audit.names(np.flatnonzero((after > audit.threshold) != audit.decision)),
+        Suspect("feature", name, {"features": np.array([column])}),
+    )  # fmt: skip
+
+
+def _size(name: str, effect: Effect) -> Measure:
+    return Measure(f"{name}: change of risk without it (median, in sd between patients)",
+                   effect.moved, "<", MOVED)  # fmt: skip
+
+
+def _moves(effect: Effect) -> str:
+    return f"risks move by {effect.moved:.2g} sd and {effect.changed:.1%} of the {DECISIONS} change"
