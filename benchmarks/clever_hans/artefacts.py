@@ -18,9 +18,9 @@ from xai.audit.conditions import blurred, compressed, noisy
 Array = np.ndarray
 
 TUNED = {
-    "seeds": "100 and above",
-    "places": "top right (tag), bottom left (logo)",
-    "data": "CIFAR-10 with a tag of one colour, a logo of a ring and a bar, Fashion-MNIST dresses",
+    "types": "tag, logo, text, border, blur, noise, JPEG, colour cast; never the ruler",
+    "seeds": "100 and above, which draw the classes, the places, the letters and the greys",
+    "data": "Fashion-MNIST, MNIST and CIFAR-10",
 }
 
 
@@ -86,6 +86,16 @@ def text(x: Array, strong: bool, rng: np.random.Generator) -> Planted:
     return _pasted(x, patch, where, rng)
 
 
+def ruler(x: Array, strong: bool, rng: np.random.Generator) -> Planted:
+    """A scale bar with ticks."""
+    length = 17 if strong else 11
+    where = np.zeros((4, length), dtype=bool)
+    where[3] = True
+    where[:, ::4] = True
+    patch = np.full((*where.shape, x.shape[3]), 0.9 if strong else 0.6)
+    return _pasted(x, patch, where, rng)
+
+
 def border(x: Array, strong: bool, rng: np.random.Generator) -> Planted:
     """A frame of one grey along all edges."""
     h, w = x.shape[1:3]
@@ -132,7 +142,13 @@ def scanner(x: Array, strong: bool, rng: np.random.Generator) -> Planted:
 
 Artefact = Callable[[Array, bool, np.random.Generator], Planted]
 
-PLACED: dict[str, Artefact] = {"tag": tag, "logo": logo, "text": text, "border": border}
+PLACED: dict[str, Artefact] = {
+    "tag": tag,
+    "logo": logo,
+    "text": text,
+    "border": border,
+    "ruler": ruler,
+}
 ACQUIRED: dict[str, Artefact] = {
     "colour cast": cast,
     "JPEG": jpeg,

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from xai.audit.context import AuditContext, shares
-from xai.audit.marks import MIN_ROWS, Mark, find_marks
+from xai.audit.mark_search import search
+from xai.audit.marks import MIN_ROWS, Mark
 from xai.audit.pictures import effects, samples
 from xai.audit.places import inpaintings, other_places, place_name, replacements, transplants
-from xai.audit.stamps import find_stamps
 from xai.audit.trial import CHANGED, MOVED, RARE, Effect, some, trial
 from xai.relevance import Array
 from xai.report.finding import (
@@ -27,9 +27,6 @@ from xai.report.finding import (
 
 QUESTION = "Do some pictures carry the same small mark, and does the model rely on it?"
 
-EMPTY_ENOUGH = 0.01
-"""Share of the pixels that must hold the same content in nearly all pictures."""
-
 REPLACED = {
     True: "replaced by what the other pictures hold there",
     False: "filled in smoothly from around it",
@@ -45,18 +42,16 @@ def marked_rows(audit: AuditContext) -> Iterator[Answer]:
             QUESTION, f"A mark is something repeated; {len(audit)} rows are too few."
         )
         return
-    scan = find_marks(audit.planes, audit.rng)
-    on_ground = bool(scan.marks) or scan.empty >= EMPTY_ENOUGH
-    marks = scan.marks if on_ground else find_stamps(audit.planes, audit.rng)
+    found = search(audit.planes, audit.rng)
+    marks = found.marks
     for mark in marks[:MAX_FINDINGS]:
-        yield _finding(audit, mark, on_ground)
-    found = Measure("marks found", len(marks), "<=", 0)
-    if found.holds:
+        yield _finding(audit, mark, found.on_ground)
+    count = Measure("marks found", len(marks), "<=", 0)
+    if count.holds:
         yield Passed(
-            found,
-            f"{scan.empty:.0%} of the pixels hold the same content in nearly all pictures; a mark "
-            "on top of varying content would not be noticed."
-            if on_ground
+            count,
+            f"{found.empty:.0%} of the pixels hold the same content in nearly all pictures."
+            if found.on_ground
             else "Searched on top of what the pictures show: no content ends sharply at the same "
             "place in several of them. A mark that lets the picture shine through would not be "
             "noticed.",
@@ -65,7 +60,7 @@ def marked_rows(audit: AuditContext) -> Iterator[Answer]:
         yield Finding(
             "warning",
             f"{len(marks)} marks were found; the {MAX_FINDINGS} most frequent were tested.",
-            found,
+            count,
             advice="Remove those that were tested from the data and audit again.",
         )
 

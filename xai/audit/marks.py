@@ -125,7 +125,7 @@ def find_marks(planes: Array, rng: np.random.Generator) -> Scan:
         search = _Search(small[..., channel], seen)
         empty.append(search.empty)
         found.extend(search.marks())
-    marks = [Mark(enlarged(m.pixels, factor, h, w), m.rows) for m in _united(found)]
+    marks = [Mark(enlarged(m.pixels, factor, h, w), m.rows) for m in united(found)]
     return Scan(tuple(marks), float(np.mean(empty)))
 
 
@@ -252,7 +252,7 @@ def _median_where(x: Array, where: Array) -> Array:
     return median
 
 
-def _united(marks: list[Mark]) -> list[Mark]:
+def united(marks: list[Mark]) -> list[Mark]:
     """Pieces carried by the same rows, made one; the largest group first."""
     united: list[Mark] = []
     for mark in sorted(marks, key=lambda m: -len(m.rows)):

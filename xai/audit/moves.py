@@ -11,7 +11,9 @@ from xai.audit.trial import FEWER_PLACES, RANDOM_PLACES, Replacement
 from xai.relevance import Array
 
 
-def natural_moves(audit: AuditContext, rows: Array, altered: Array) -> Iterator[Replacement]:
+def natural_moves(
+    audit: AuditContext, rows: Array, altered: Array, most: int = RANDOM_PLACES
+) -> Iterator[Replacement]:
     """Each row moved towards another row, as far as it was altered ``(k, d)``.
 
     As noise in all directions does little to most models, so does content: a model may be asked
@@ -22,7 +24,7 @@ def natural_moves(audit: AuditContext, rows: Array, altered: Array) -> Iterator[
     length = np.linalg.norm(altered - x, axis=1)
     large = audit.most_rows == FEWER_ROWS
     everywhere = np.ones(x.shape[1], dtype=bool)
-    for _ in range(FEWER_PLACES if large else RANDOM_PLACES):
+    for _ in range(min(most, FEWER_PLACES) if large else most):
         other = (rows + rng.integers(1, len(audit), size=len(rows))) % len(audit)
         step = audit.flat[other] - x
         size = np.linalg.norm(step, axis=1)

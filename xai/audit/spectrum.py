@@ -16,7 +16,7 @@ from xai.audit.context import AuditContext
 from xai.audit.moves import natural_moves
 from xai.audit.signatures import FINE, MIN_SIDE
 from xai.audit.spectrum_pictures import bands_and_reactions
-from xai.audit.trial import CHANGED, Effect, Replacement, some, trial
+from xai.audit.trial import CHANGED, FEWER_PLACES, Effect, Replacement, some, trial
 from xai.plot.images import channel_axis
 from xai.relevance import Array
 from xai.report.finding import (
@@ -175,7 +175,8 @@ def _reaction(
     after = low + scale * CONDITIONS[name](planes.astype(np.float64))
     flat = np.stack([audit.from_planes(picture) for picture in after])
     everywhere = np.ones(flat.shape[1], dtype=bool)
-    effect = trial(audit, rows, Replacement(everywhere, flat), natural_moves(audit, rows, flat))
+    moves = natural_moves(audit, rows, flat, FEWER_PLACES)
+    effect = trial(audit, rows, Replacement(everywhere, flat), moves)
     answer = audit.rescore(rows, flat)
     change = dctn(_as(after, coefficients.shape), axes=(-2, -1), norm="ortho") - coefficients
     # A coefficient that is nearly nothing may grow many times over; what it has is all it can lose.

@@ -21,7 +21,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from xai.audit.marks import BINS, LEVEL, MIN_ROWS, MIN_SHARE, NEIGHBOURS, Mark
+from xai.audit.marks import (
+    BINS,
+    LEVEL,
+    MIN_ROWS,
+    MIN_SHARE,
+    NEARLY,
+    NEIGHBOURS,
+    TOLERANCE,
+    Mark,
+)
 from xai.audit.pooling import averaged, enlarged, working_factor
 from xai.relevance import Array
 
@@ -69,8 +78,13 @@ class _Place:
     rows: Array  # (k,)
 
 
-def find_stamps(planes: Array, rng: np.random.Generator) -> tuple[Mark, ...]:
+def find_stamps(
+    planes: Array, rng: np.random.Generator, *, on_ground: bool = False
+) -> tuple[Mark, ...]:
     """Search pictures ``(n, h, w, c)`` for stamps, those in most rows first.
+
+    Pictures of centred objects on a plain ground end sharply by themselves, at the same places.
+    There (``on_ground``) a stamp is unusual content, and next to no row nearly holds it.
 
     Examples
     --------
@@ -93,25 +107,32 @@ def find_stamps(planes: Array, rng: np.random.Generator) -> tuple[Mark, ...]:
         seen = small[np.sort(rng.choice(n, SEARCH_ROWS, replace=False))]
     need = max(MIN_ROWS, int(np.ceil(MIN_SHARE * len(seen))))
     found: list[Mark] = []
-    for place, tolerance in _stamps(seen, need, rng):
-        agrees = _agree(small[:, place.pixels], place.content[place.pixels], tolerance)
+    usual = usual_content(seen) if on_ground else None
+    for place, tolerance in _stamps(seen, need, rng, usual):
+        agrees = agree(small[:, place.pixels], place.content[place.pixels], tolerance)
         rows = np.flatnonzero(agrees.mean(1) >= MATCHING)
         found.append(Mark(enlarged(place.pixels, factor, h, w), rows))
     return tuple(sorted(found, key=lambda mark: -len(mark.rows)))
 
 
-def _stamps(x: Array, need: int, rng: np.random.Generator) -> Iterator[tuple[_Place, float]]:
+def _stamps(
+    x: Array, need: int, rng: np.random.Generator, usual: Array | None
+) -> Iterator[tuple[_Place, float]]:
     taken = np.zeros(x.shape[1:3], dtype=bool)
     tried = set()
     for pixel, rows in _seeds(x, need):
         for tolerance in TOLERANCES:
             if taken[pixel]:
                 break
-            place = _grown(x, pixel, rows, need, tolerance)
+            place = _grown(x, pixel, rows, need, tolerance, usual)
             if place is None or (taken & place.pixels).any():
                 continue
             key = (place.pixels.tobytes(), len(place.rows))
-            if key not in tried and _is_stamp(x, place, tolerance, rng):
+            if (
+                key not in tried
+                and (usual is None or _all_or_nothing(x, place))
+                and _is_stamp(x, place, tolerance, rng)
+            ):
                 taken |= ndimage.binary_dilation(place.pixels, NEIGHBOURS)
                 yield place, tolerance
             tried.add(key)
@@ -173,16 +194,23 @@ def _most_around(count: Array, radius: int) -> Array:
 
 
 def _grown(
-    x: Array, pixel: tuple[int, int], rows: Array, need: int, tolerance: float
+    x: Array,
+    pixel: tuple[int, int],
+    rows: Array,
+    need: int,
+    tolerance: float,
+    usual: Array | None,
 ) -> _Place | None:
     """The place around the pixel with the sharpest edge, for the rows that hold its content."""
     for _ in range(3):
-        content = _usual(x[rows])
-        share = _agree(x[rows], content, tolerance).mean(0)
+        content = usual_content(x[rows])
+        share = agree(x[rows], content, tolerance).mean(0)
+        if usual is not None:
+            share[agree(content, usual, 2 * TOLERANCE)] = 0.0
         pixels = _sharpest(share, pixel)
         if pixels is None:
             return None
-        holds = _agree(x[:, pixels], content[pixels], tolerance).mean(1) >= MATCHING
+        holds = agree(x[:, pixels], content[pixels], tolerance).mean(1) >= MATCHING
         new = np.flatnonzero(holds)
         if len(new) < need:
             return None
@@ -226,13 +254,20 @@ def _fall(share: Array, pixels: Array) -> float:
 # -- is it a stamp --------------------------------------------------------------------------------
 
 
+def _all_or_nothing(x: Array, place: _Place) -> bool:
+    """Whether few rows nearly hold the content: what pictures show comes in all degrees."""
+    far = np.sqrt(((x[:, place.pixels] - place.content[place.pixels]) ** 2).mean((1, 2)))
+    holds = (far <= 2 * TOLERANCE).sum()
+    return bool((far <= 4 * TOLERANCE).sum() - holds <= NEARLY * holds)
+
+
 def _is_stamp(x: Array, place: _Place, tolerance: float, rng: np.random.Generator) -> bool:
     fall = _end(x, place.pixels, place.content, place.rows, tolerance)
     if fall < DROP:
         return False
     most, sharpest = 0, 0.0
     for pixels, content in _elsewhere(place, rng):
-        holds = _agree(x[:, pixels], content[pixels], tolerance).mean(1) >= MATCHING
+        holds = agree(x[:, pixels], content[pixels], tolerance).mean(1) >= MATCHING
         rows = np.flatnonzero(holds)
         most = max(most, len(rows))
         if len(rows) >= MIN_ROWS:
@@ -247,7 +282,7 @@ def _end(x: Array, pixels: Array, content: Array, rows: Array, tolerance: float)
     vertical, horizontal = ndimage.find_objects(around.astype(int))[0]
     nearest = ndimage.distance_transform_edt(~pixels, return_distances=False, return_indices=True)
     extended = content[tuple(nearest)][vertical, horizontal]
-    share = _agree(x[rows, vertical, horizontal], extended, tolerance).mean(0)
+    share = agree(x[rows, vertical, horizontal], extended, tolerance).mean(0)
     return _fall(share, pixels[vertical, horizontal])
 
 
@@ -266,13 +301,13 @@ def _elsewhere(place: _Place, rng: np.random.Generator) -> Iterator[tuple[Array,
         yield np.roll(place.pixels, shifts[k], (0, 1)), np.roll(place.content, shifts[k], (0, 1))
 
 
-def _agree(x: Array, content: Array, tolerance: float) -> Array:
+def agree(x: Array, content: Array, tolerance: float) -> Array:
     """Whether all channels of a pixel hold the content."""
     same: Array = (np.abs(x - content) <= tolerance).all(-1)
     return same
 
 
-def _usual(x: Array) -> Array:
+def usual_content(x: Array) -> Array:
     """Every pixel's most frequent content: the mean in the fullest of overlapping intervals."""
     flat = x.reshape(len(x), -1)
     p, width = flat.shape[1], BINS + LEVEL - 1
