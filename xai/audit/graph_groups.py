@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from xai.audit.context import MAX_ROWS
 from xai.audit.graph_context import DECISIONS, GraphCheck, GraphContext
 from xai.audit.graph_pictures import risks_by_group
-from xai.audit.graph_trial import DRAWS, beyond_chance, graph_trial, tested
+from xai.audit.graph_trial import DRAWS, beyond_chance, counterfactual, graph_trial
 from xai.audit.group_shift import permuted, without_group
 from xai.audit.groups import assessable, entangled
 from xai.audit.trial import Effect, some
@@ -94,7 +94,7 @@ def _tested(
         + ("" if labels is not None else " Without labels, groups may differ for good reason."),
         "Ask what differs between the groups (staining, scanner, segmentation); normalise it "
         "before cells are measured, or train on patients of all groups with equal outcomes.",
-        tested(
+        counterfactual(
             audit, effect, "without the group",
             f"Shifted the features of the cells of {min(len(rows), MAX_ROWS)} patients so that "
             f"groups agree in their means, against the same for {DRAWS} ways to deal out the "
@@ -111,11 +111,7 @@ def _measure(
 ) -> Measure:
     """The largest association of a column ``(k, c)``, held against that of permuted groups."""
     own = rank_association(x, groups, labels)
-    null = [
-        rank_association(x, permuted(groups, labels, rng), labels).max()
-        for _ in range(PERMUTATIONS)
-    ]
-    return Measure(what, float(own.max()), "<=", float(np.quantile(null, RARELY)))
+    return Measure(what, float(own.max()), "<=", null_association(x, groups, labels, rng))
 
 
 def rank_association(x: Array, groups: Array, labels: Array | None) -> Array:
@@ -130,18 +126,47 @@ def rank_association(x: Array, groups: Array, labels: Array | None) -> Array:
     >>> rank_association(x, np.array([0, 0, 1, 1]), None).round(2).tolist()
     [0.8, 0.0]
     """
-    strata = np.zeros(len(groups), int) if labels is None else labels
-    total = np.zeros(x.shape[1])
-    for label in np.unique(strata):
-        inside = strata == label
-        ranks = rankdata(x[inside], axis=0) - (inside.sum() + 1) / 2
-        codes = np.unique(groups[inside], return_inverse=True)[1]
+    return _between(_ranks(x, labels), groups, labels)
+
+
+def null_association(
+    x: Array, groups: Array, labels: Array | None, rng: np.random.Generator
+) -> float:
+    """What the largest association of a column with permuted groups rarely exceeds."""
+    ranks = _ranks(x, labels)
+    null = [
+        _between(ranks, permuted(groups, labels, rng), labels).max() for _ in range(PERMUTATIONS)
+    ]
+    return float(np.quantile(null, RARELY))
+
+
+def _strata(n: int, labels: Array | None) -> list[Array]:
+    if labels is None:
+        return [np.arange(n)]
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def _ranks(x: Array, labels: Array | None) -> Array:
+    """Ranks within labels, less their mean ``(k, c)``."""
+    found = np.empty(x.shape)
+    for rows in _strata(len(x), labels):
+        found[rows] = rankdata(x[rows], axis=0) - (len(rows) + 1) / 2
+    return found
+
+
+def _between(ranks: Array, groups: Array, labels: Array | None) -> Array:
+    """Share of the sum of squares between groups ``(c,)``."""
+    total = np.zeros(ranks.shape[1])
+    for rows in _strata(len(ranks), labels):
+        mine = ranks[rows]
+        codes = np.unique(groups[rows], return_inverse=True)[1]
         hot = np.eye(codes.max() + 1)[codes]
-        between = ((hot.T @ ranks) ** 2 / hot.sum(0)[:, None]).sum(0)
-        whole = (ranks**2).sum(0)
-        total += np.divide(between, whole, out=np.zeros_like(whole), where=whole > 0) * inside.sum()
-    share: Array = total / len(groups)
-    return share
+        between = ((hot.T @ mine) ** 2 / hot.sum(0)[:, None]).sum(0)
+        whole = (mine**2).sum(0)
+        share = np.divide(between, whole, out=np.zeros_like(whole), where=whole > 0)
+        total += share * len(rows)
+    found: Array = total / len(groups)
+    return found
 
 
 def _without(

@@ -13,28 +13,42 @@ from typing import ClassVar
 import numpy as np
 
 from xai.audit.graph_context import DECISIONS, GraphCheck, GraphContext
-from xai.audit.graph_groups import PERMUTATIONS, RARELY, rank_association
+from xai.audit.graph_groups import null_association, rank_association
 from xai.audit.graph_pictures import before_and_after, tissue
 from xai.audit.graph_trial import (
     DRAWS,
     FEW,
     beyond_chance,
+    counterfactual,
     graph_trial,
     of_no_content,
     switched,
-    tested,
 )
-from xai.audit.group_shift import permuted
 from xai.audit.groups import assessable, entangled
 from xai.audit.trial import CHANGED, MOVED, Effect
 from xai.relevance import Array
-from xai.report.finding import Answer, Finding, Measure, NotAssessable, Passed, Severity, Suspect
+from xai.report.finding import (
+    SEVERITIES,
+    Answer,
+    Finding,
+    Measure,
+    NotAssessable,
+    Passed,
+    Severity,
+    Suspect,
+)
 
 MORE = 3.0
 """A phenotype takes far more of the relevance than of the cells from this ratio on."""
 
 ENOUGH = 0.05
 """... if it takes at least this share of the relevance."""
+
+DOUBT = 2.0
+"""Standard errors within which a phenotype may be rarer."""
+
+MOST = 3
+"""Phenotypes that cells are tried as."""
 
 
 class GraphPhenotypes(GraphCheck):
@@ -79,11 +93,12 @@ class Going:
     association
         Of its share with the group, held against permuted groups.
     instead
-        The phenotype that is rarer where this one is commoner, most of all others.
+        Phenotypes that its cells may have elsewhere: those rarer, or perhaps rarer, where it is
+        commoner.
     """
 
     association: Measure
-    instead: int
+    instead: tuple[int, ...]
 
 
 def going_with_group(audit: GraphContext) -> dict[int, Going]:
@@ -94,24 +109,48 @@ def going_with_group(audit: GraphContext) -> dict[int, Going]:
     names = audit.graph.phenotype_names
     if entangled(groups, labels) or len(names) < 2:
         return {}
-    x, rng = audit.mean_inputs[rows][:, : len(names)], audit.rng
+    x = audit.mean_inputs[rows][:, : len(names)]
     own = rank_association(x, groups, labels)
-    null = [
-        rank_association(x, permuted(groups, labels, rng), labels).max()
-        for _ in range(PERMUTATIONS)
-    ]
-    bar = float(np.quantile(null, RARELY))
-    means = np.stack([x[groups == g].mean(0) for g in np.unique(groups)])
+    bar = null_association(x, groups, labels, audit.rng)
     found: dict[int, Going] = {}
     for code in np.argsort(-own, kind="stable"):
-        if own[code] > bar and code not in {one.instead for one in found.values()}:
-            most = means[:, code].argmax()
-            less = means[most] - np.delete(means, most, 0).mean(0)
-            less[code] = np.inf
+        replaced = {other for one in found.values() for other in one.instead}
+        if own[code] > bar and code not in replaced:
             measure = Measure(f"{names[code]}: association of its share with the group",
                               float(own[code]), "<=", bar)  # fmt: skip
-            found[int(code)] = Going(measure, int(less.argmin()))
+            found[int(code)] = Going(measure, instead(x, groups, int(code)))
     return found
+
+
+def instead(x: Array, groups: Array, code: int) -> tuple[int, ...]:
+    """Phenotypes whose cells may be those called ``code`` in the group where it is commonest.
+
+    Where one is commoner by some share of the cells, others are rarer by as much; who they are is
+    known as well as the means of the groups are.
+
+    Parameters
+    ----------
+    x
+        Shares of the phenotypes per patient ``(k, p)``.
+    groups
+        ``(k,)``.
+
+    Examples
+    --------
+    >>> x = np.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.4, 0.5, 0.1], [0.4, 0.5, 0.1]])
+    >>> instead(x, np.array([0, 0, 1, 1]), 2)
+    (0,)
+    """
+    names = np.unique(groups)
+    most = names[np.argmax([x[groups == g, code].mean() for g in names])]
+    here, there = x[groups == most], x[groups != most]
+    rarer = there.mean(0) - here.mean(0)
+    doubt = DOUBT * np.sqrt(here.var(0) / len(here) + there.var(0) / len(there))
+    may = rarer + doubt >= -rarer[code] / 2
+    rarer[code] = -np.inf
+    may[code] = False
+    order = [int(other) for other in np.argsort(-rarer, kind="stable") if may[other]]
+    return tuple(order[:MOST]) or (int(rarer.argmax()),)
 
 
 def _phenotype(
@@ -126,8 +165,7 @@ def _phenotype(
     strong = not measure.holds and of_relevance >= ENOUGH
     if not (strong or named or going):
         return Passed(measure, f"{of_relevance:.1%} of the relevance, {of_cells:.1%} of the cells.")
-    become = None if going is None else going.instead
-    rows, effect = switched(audit, cells, become)
+    rows, effect, become = _switched(audit, cells, going)
     if become is None:
         other, why = "their patient's mean cell", "A good model does rest on what matters."
     else:
@@ -141,8 +179,9 @@ def _phenotype(
         severity, measure = beyond_chance(effect), going.association
         why = (
             "How many of the cells a patient has goes with the group"
-            f"{' within labels' if audit.labels is not None else ''}, and {other} are rarer there: "
-            "it may be made by how the tissue was prepared, imaged or segmented."
+            f"{' within labels' if audit.labels is not None else ''}: it may be made by how the "
+            "tissue was prepared, imaged or segmented. Of the phenotypes that are rarer there, the "
+            "one that changes least is shown."
         )
     title = f"The risk hangs on {name} cells."
     if going is not None:
@@ -158,7 +197,7 @@ def _phenotype(
         + effect.sentence(DECISIONS, "draws of as many other cells"),
         "Look at such cells in the images: are they what they are called, in all sites? If not, "
         "call phenotypes again, or train without this one.",
-        tested(
+        counterfactual(
             audit, effect, f"without {name}",
             f"Made the {name} cells of {len(rows)} patients {other}, against as many other cells "
             f"of the same patients, {DRAWS} times.",
@@ -167,6 +206,16 @@ def _phenotype(
         audit.names(rows),
         Suspect("feature", name, {"features": np.array([code]), "rows": rows}),
     )  # fmt: skip
+
+
+def _switched(
+    audit: GraphContext, cells: Array, going: Going | None
+) -> tuple[Array, Effect, int | None]:
+    """The patients, the mildest effect of what the cells may become, and what that is."""
+    if going is None:
+        return *switched(audit, cells), None
+    found = [(*switched(audit, cells, other), other) for other in going.instead]
+    return min(found, key=lambda one: (-SEVERITIES.index(beyond_chance(one[1])), one[1].moved))
 
 
 def _feature(audit: GraphContext, name: str) -> Answer:
@@ -195,7 +244,7 @@ def _feature(audit: GraphContext, name: str) -> Answer:
         "It was named as something that should not matter. When it is the same in all cells, "
         + effect.sentence(DECISIONS, "other features"),
         "Train without it, or normalise it by site.",
-        tested(
+        counterfactual(
             audit, effect, f"without {name}",
             f"Gave all cells the mean of {name}, against {len(others)} other features so treated.",
         ),

@@ -15,7 +15,7 @@ from graphs.cell_graph import CellGraph
 from xai.audit.context import MAX_ROWS
 from xai.audit.graph_context import DECISIONS, GraphCheck, GraphContext
 from xai.audit.graph_pictures import tissue
-from xai.audit.graph_trial import DRAWS, FEW, beyond_chance, graph_trial, switched, tested
+from xai.audit.graph_trial import DRAWS, FEW, beyond_chance, counterfactual, graph_trial, switched
 from xai.audit.trial import MOVED, RARE, Effect, some
 from xai.relevance import Array
 from xai.report.finding import Answer, Finding, Measure, NotAssessable, Passed
@@ -175,7 +175,7 @@ def _finding(
         "described below, " + effect.sentence(DECISIONS, "draws of as many other cells"),
         "Look at such cells in the images: were they cut by the edge of the image, or into pieces "
         "by the segmentation? Leave them out, or segment again, and train anew.",
-        tested(audit, effect, f"without {what}",
+        counterfactual(audit, effect, f"without {what}",
                f"{done}, against as many other cells of the same patients, {DRAWS} times."),
         [tissue(audit, cells, what)],
         audit.names(rows),

@@ -108,7 +108,7 @@ def of_no_content(effect: Effect) -> Severity:
     return "warning" if effect.moved >= MOVED else "info"
 
 
-def tested(audit: GraphContext, effect: Effect, what: str, how: str) -> Counterfactual:
+def counterfactual(audit: GraphContext, effect: Effect, what: str, how: str) -> Counterfactual:
     """The test for a report."""
     return Counterfactual(
         how, effect.numbers(what, DECISIONS), effect.before_after(what, DECISIONS)
