@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from xai.audit.marks import NEIGHBOURS, TOLERANCE, Mark, find_marks, united
 from xai.audit.pooling import averaged, enlarged, working_factor
-from xai.audit.stamps import agree, find_stamps, usual_content
+from xai.audit.stamps import agree, find_stamps, ground_content, usual_content
 from xai.relevance import Array
 
 EMPTY_ENOUGH = 0.01
@@ -90,8 +90,7 @@ def _whole(planes: Array, mark: Mark, rng: np.random.Generator, on_ground: bool)
     agreed = agree(carriers, content, 2 * TOLERANCE).mean(0) >= AGREED
     apart = agree(others, content, 2 * TOLERANCE).mean(0) < ELSEWHERE
     if on_ground:
-        ground = usual_content(others.reshape(-1, 1, 1, others.shape[-1]))
-        agreed &= ~agree(content, ground[0, 0], 2 * TOLERANCE)
+        agreed &= ~agree(content, ground_content(others), 2 * TOLERANCE)
     own = mark.pixels[::factor, ::factor]
     parts = ndimage.binary_dilation(agreed & apart | own, NEIGHBOURS)
     regions, _ = ndimage.label(parts, NEIGHBOURS)

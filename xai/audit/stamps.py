@@ -84,7 +84,7 @@ def find_stamps(
     """Search pictures ``(n, h, w, c)`` for stamps, those in most rows first.
 
     Pictures of centred objects on a plain ground end sharply by themselves, at the same places.
-    There (``on_ground``) a stamp is unusual content, and next to no row nearly holds it.
+    There (``on_ground``) a stamp is no ground, and next to no row nearly holds its content.
 
     Examples
     --------
@@ -107,8 +107,8 @@ def find_stamps(
         seen = small[np.sort(rng.choice(n, SEARCH_ROWS, replace=False))]
     need = max(MIN_ROWS, int(np.ceil(MIN_SHARE * len(seen))))
     found: list[Mark] = []
-    usual = usual_content(seen) if on_ground else None
-    for place, tolerance in _stamps(seen, need, rng, usual):
+    ground = ground_content(seen) if on_ground else None
+    for place, tolerance in _stamps(seen, need, rng, ground):
         agrees = agree(small[:, place.pixels], place.content[place.pixels], tolerance)
         rows = np.flatnonzero(agrees.mean(1) >= MATCHING)
         found.append(Mark(enlarged(place.pixels, factor, h, w), rows))
@@ -116,7 +116,7 @@ def find_stamps(
 
 
 def _stamps(
-    x: Array, need: int, rng: np.random.Generator, usual: Array | None
+    x: Array, need: int, rng: np.random.Generator, ground: Array | None
 ) -> Iterator[tuple[_Place, float]]:
     taken = np.zeros(x.shape[1:3], dtype=bool)
     tried = set()
@@ -124,13 +124,13 @@ def _stamps(
         for tolerance in TOLERANCES:
             if taken[pixel]:
                 break
-            place = _grown(x, pixel, rows, need, tolerance, usual)
+            place = _grown(x, pixel, rows, need, tolerance, ground)
             if place is None or (taken & place.pixels).any():
                 continue
             key = (place.pixels.tobytes(), len(place.rows))
             if (
                 key not in tried
-                and (usual is None or _all_or_nothing(x, place))
+                and (ground is None or _all_or_nothing(x, place))
                 and _is_stamp(x, place, tolerance, rng)
             ):
                 taken |= ndimage.binary_dilation(place.pixels, NEIGHBOURS)
@@ -199,14 +199,14 @@ def _grown(
     rows: Array,
     need: int,
     tolerance: float,
-    usual: Array | None,
+    ground: Array | None,
 ) -> _Place | None:
     """The place around the pixel with the sharpest edge, for the rows that hold its content."""
     for _ in range(3):
         content = usual_content(x[rows])
         share = agree(x[rows], content, tolerance).mean(0)
-        if usual is not None:
-            share[agree(content, usual, 2 * TOLERANCE)] = 0.0
+        if ground is not None:
+            share[agree(content, ground, 2 * TOLERANCE)] = 0.0
         pixels = _sharpest(share, pixel)
         if pixels is None:
             return None
@@ -318,3 +318,9 @@ def usual_content(x: Array) -> Array:
     inside = (bins >= start) & (bins < start + LEVEL)
     usual: Array = np.where(inside, flat, 0).sum(0) / np.maximum(inside.sum(0), 1)
     return usual.reshape(x.shape[1:])
+
+
+def ground_content(x: Array) -> Array:
+    """The most frequent content of all pixels ``(c,)``."""
+    ground: Array = usual_content(x.reshape(-1, 1, 1, x.shape[-1]))[0, 0]
+    return ground
