@@ -156,7 +156,7 @@ def instead(x: Array, groups: Array, code: int) -> tuple[int, ...]:
 def _phenotype(
     audit: GraphContext, name: str, code: int, cells: Array, going: Going | None
 ) -> Answer:
-    named = name in audit.suspects
+    named, called = name in audit.suspects, _plural(name)
     rows = np.unique(audit.patient_of_cell[cells])
     of_relevance = float((audit.relevance_share * cells).sum() / len(rows))
     of_cells = float(audit.per_patient(cells)[rows].mean())
@@ -169,7 +169,7 @@ def _phenotype(
     if become is None:
         other, why = "their patient's mean cell", "A good model does rest on what matters."
     else:
-        other = f"{audit.graph.phenotype_names[become]} cells"
+        other = _plural(audit.graph.phenotype_names[become])
     severity: Severity = "info"
     if named:
         severity, why = of_no_content(effect), "It was named as something that should not matter."
@@ -183,26 +183,26 @@ def _phenotype(
             "tissue was prepared, imaged or segmented. Of the phenotypes that are rarer there, the "
             "one that changes least is shown."
         )
-    title = f"The risk hangs on {name} cells."
+    title = f"The risk hangs on {called}."
     if going is not None:
-        title = f"The risk hangs on {name} cells, which go with the group."
+        title = f"The risk hangs on {called}, which go with the group."
     if severity == "info" and not effect.relies:
-        title = f"{name} cells stand out, and the risk hardly hangs on them."
+        title = f"{called} stand out, and the risk hardly hangs on them."
     return Finding(
         severity,
         title,
         measure,
-        f"{name} cells are {of_cells:.1%} of the cells of patients who have any and take "
+        f"{called} are {of_cells:.1%} of the cells of patients who have any and take "
         f"{of_relevance:.1%} of the relevance. {why} When they become {other}, "
         + effect.sentence(DECISIONS, "draws of as many other cells"),
         "Look at such cells in the images: are they what they are called, in all sites? If not, "
         "call phenotypes again, or train without this one.",
         counterfactual(
             audit, effect, f"without {name}",
-            f"Made the {name} cells of {len(rows)} patients {other}, against as many other cells "
+            f"Made the {called} of {len(rows)} patients {other}, against as many other cells "
             f"of the same patients, {DRAWS} times.",
         ),
-        [tissue(audit, cells, f"{name} cells")],
+        [tissue(audit, cells, called)],
         audit.names(rows),
         Suspect("feature", name, {"features": np.array([code]), "rows": rows}),
     )  # fmt: skip
@@ -252,6 +252,11 @@ def _feature(audit: GraphContext, name: str) -> Answer:
         audit.names(np.flatnonzero((after > audit.threshold) != audit.decision)),
         Suspect("feature", name, {"features": np.array([column])}),
     )  # fmt: skip
+
+
+def _plural(name: str) -> str:
+    """``"T cell"`` as "T cells", ``"stroma"`` as "stroma cells"."""
+    return f"{name}s" if name.endswith("cell") else f"{name} cells"
 
 
 def _size(name: str, effect: Effect) -> Measure:
