@@ -13,6 +13,7 @@ from xai.audit.placement import Placement
 from xai.audit.runner import CHECKS, Audit
 from xai.audit.similarity import Similarity
 from xai.audit.stability import Stability
+from xai.audit.strategies import Strategies
 from xai.audit.subspaces import Subspaces
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "Rescored",
     "Similarity",
     "Stability",
+    "Strategies",
     "Subspaces",
 ]
