@@ -97,7 +97,7 @@ def audit_graph(
     The same as xai audit NETWORK, if the file is one of a network over cell graphs. Join cells as
     it was done for training. All lengths are in micrometres, or in pixels where the cells are.
 
-    Example: xai audit net.safetensors --data cells.parquet --k 5 --groups site --out report.html
+    Example: xai audit-graph net.safetensors --data cells.parquet --k 5 --groups site --out a.html
     """
     from graphs.checkpoint import load_network
     from neuralize.sealed import MANIFEST, WEIGHTS

@@ -21,7 +21,6 @@ from xai.audit.graph_trial import (
     beyond_chance,
     counterfactual,
     graph_trial,
-    of_no_content,
     switched,
 )
 from xai.audit.groups import assessable, entangled
@@ -92,17 +91,26 @@ class Going:
     ----------
     association
         Of its share with the group, held against permuted groups.
+    patients
+        Of the group in which it is commonest ``(k,)``.
+    surplus
+        Share of its cells there that other groups do not have.
     instead
         Phenotypes that its cells may have elsewhere: those rarer, or perhaps rarer, where it is
         commoner.
     """
 
     association: Measure
+    patients: Array
+    surplus: float
     instead: tuple[int, ...]
 
 
 def going_with_group(audit: GraphContext) -> dict[int, Going]:
-    """Phenotypes that go with the group; of two that replace each other, the one that does more."""
+    """Phenotypes that go with the group.
+
+    Shares add up to 1: where one phenotype is commoner, others are rarer, and these are left out.
+    """
     if audit.groups is None:
         return {}
     rows, groups, labels = assessable(audit.groups, audit.labels)
@@ -113,17 +121,28 @@ def going_with_group(audit: GraphContext) -> dict[int, Going]:
     own = rank_association(x, groups, labels)
     bar = null_association(x, groups, labels, audit.rng)
     found: dict[int, Going] = {}
+    rarer = np.zeros(len(names), bool)
     for code in np.argsort(-own, kind="stable"):
-        replaced = {other for one in found.values() for other in one.instead}
-        if own[code] > bar and code not in replaced:
+        if own[code] > bar and not rarer[code]:
             measure = Measure(f"{names[code]}: association of its share with the group",
                               float(own[code]), "<=", bar)  # fmt: skip
-            found[int(code)] = Going(measure, instead(x, groups, int(code)))
+            here = commonest(x[:, code], groups)
+            more = x[here].mean(0) - x[~here].mean(0)
+            rarer |= more < 0
+            surplus = float(more[code] / x[here, code].mean())
+            found[int(code)] = Going(measure, rows[here], surplus, instead(x, here, int(code)))
     return found
 
 
-def instead(x: Array, groups: Array, code: int) -> tuple[int, ...]:
-    """Phenotypes whose cells may be those called ``code`` in the group where it is commonest.
+def commonest(share: Array, groups: Array) -> Array:
+    """Which patients are of the group with the highest mean share ``(k,)``."""
+    names = np.unique(groups)
+    here: Array = groups == names[np.argmax([share[groups == g].mean() for g in names])]
+    return here
+
+
+def instead(x: Array, here: Array, code: int) -> tuple[int, ...]:
+    """Phenotypes whose cells may be those called ``code`` in the patients ``here``.
 
     Where one is commoner by some share of the cells, others are rarer by as much; who they are is
     known as well as the means of the groups are.
@@ -132,20 +151,18 @@ def instead(x: Array, groups: Array, code: int) -> tuple[int, ...]:
     ----------
     x
         Shares of the phenotypes per patient ``(k, p)``.
-    groups
-        ``(k,)``.
+    here
+        The group in which it is commonest, boolean ``(k,)``.
 
     Examples
     --------
     >>> x = np.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.4, 0.5, 0.1], [0.4, 0.5, 0.1]])
-    >>> instead(x, np.array([0, 0, 1, 1]), 2)
+    >>> instead(x, np.array([False, False, True, True]), 2)
     (0,)
     """
-    names = np.unique(groups)
-    most = names[np.argmax([x[groups == g, code].mean() for g in names])]
-    here, there = x[groups == most], x[groups != most]
-    rarer = there.mean(0) - here.mean(0)
-    doubt = DOUBT * np.sqrt(here.var(0) / len(here) + there.var(0) / len(there))
+    own, others = x[here], x[~here]
+    rarer = others.mean(0) - own.mean(0)
+    doubt = DOUBT * np.sqrt(own.var(0) / len(own) + others.var(0) / len(others))
     may = rarer + doubt >= -rarer[code] / 2
     rarer[code] = -np.inf
     may[code] = False
@@ -167,12 +184,15 @@ def _phenotype(
         return Passed(measure, f"{of_relevance:.1%} of the relevance, {of_cells:.1%} of the cells.")
     rows, effect, become = _switched(audit, cells, going)
     if become is None:
-        other, why = "their patient's mean cell", "A good model does rest on what matters."
+        other, why = "their patient's mean cell", "A good model rests on what matters."
     else:
         other = _plural(audit.graph.phenotype_names[become])
     severity: Severity = "info"
     if named:
-        severity, why = of_no_content(effect), "It was named as something that should not matter."
+        severity, why = (
+            effect.severity_of_no_content,
+            "It was named as something that should not matter.",
+        )
         if severity == "info":
             return Passed(_size(name, effect), f"Named as suspect; {_moves(effect)} without it.")
     elif going is not None:
@@ -180,8 +200,8 @@ def _phenotype(
         why = (
             "How many of the cells a patient has goes with the group"
             f"{' within labels' if audit.labels is not None else ''}: it may be made by how the "
-            "tissue was prepared, imaged or segmented. Of the phenotypes that are rarer there, the "
-            "one that changes least is shown."
+            f"tissue was prepared, imaged or segmented. Tested are the {going.surplus:.0%} of them "
+            "that are more than elsewhere, as what changes least of the phenotypes rarer there."
         )
     title = f"The risk hangs on {called}."
     if going is not None:
@@ -199,7 +219,7 @@ def _phenotype(
         "call phenotypes again, or train without this one.",
         counterfactual(
             audit, effect, f"without {name}",
-            f"Made the {called} of {len(rows)} patients {other}, against as many other cells "
+            f"Made {called} of {len(rows)} patients {other}, against as many other cells "
             f"of the same patients, {DRAWS} times.",
         ),
         [tissue(audit, cells, called)],
@@ -214,7 +234,11 @@ def _switched(
     """The patients, the mildest effect of what the cells may become, and what that is."""
     if going is None:
         return *switched(audit, cells), None
-    found = [(*switched(audit, cells, other), other) for other in going.instead]
+    surplus = cells & np.isin(audit.patient_of_cell, going.patients)
+    surplus &= audit.rng.random(len(surplus)) < going.surplus
+    if len(np.unique(audit.patient_of_cell[surplus])) < FEW:
+        surplus = cells
+    found = [(*switched(audit, surplus, other), other) for other in going.instead]
     return min(found, key=lambda one: (-SEVERITIES.index(beyond_chance(one[1])), one[1].moved))
 
 
@@ -232,7 +256,7 @@ def _feature(audit: GraphContext, name: str) -> Answer:
 
     others = [flat(i) for i in range(p, x.shape[1]) if i != column]
     effect = graph_trial(audit, rows, flat(column), others or [x])
-    severity = of_no_content(effect)
+    severity = effect.severity_of_no_content
     measure = _size(name, effect)
     if severity == "info":
         return Passed(measure, f"Named as suspect; {_moves(effect)} when it is the same for all.")

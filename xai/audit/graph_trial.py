@@ -9,7 +9,7 @@ import numpy as np
 from graphs.cell_graph import CellGraph
 from xai.audit.context import MAX_ROWS
 from xai.audit.graph_context import DECISIONS, GraphContext
-from xai.audit.trial import CHANGED, MOVED, RARE, Effect, some
+from xai.audit.trial import RARE, Effect, some
 from xai.relevance import Array
 from xai.report.finding import Counterfactual, Severity
 
@@ -99,13 +99,6 @@ def drawn(among: Array, patient: Array, counts: Array, rng: np.random.Generator)
 def beyond_chance(effect: Effect) -> Severity:
     """As :attr:`Effect.severity`, and "info" unless more moves than for nearly all at random."""
     return effect.severity if effect.rank >= RARE else "info"
-
-
-def of_no_content(effect: Effect) -> Severity:
-    """Of something that is known to be no evidence: what it does is too much."""
-    if effect.changed >= CHANGED:
-        return "critical"
-    return "warning" if effect.moved >= MOVED else "info"
 
 
 def counterfactual(audit: GraphContext, effect: Effect, what: str, how: str) -> Counterfactual:
