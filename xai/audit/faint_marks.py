@@ -49,7 +49,7 @@ RADIUS = 7
 MIN_PIXELS, MAX_AREA = 4, 0.15
 """Size of a place, in pixels and as a share of the picture."""
 
-SEARCH_ROWS = 500
+SEARCH_ROWS = 300
 """The search sees at most this many pictures of a decision; then all are looked at."""
 
 

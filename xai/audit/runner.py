@@ -29,6 +29,7 @@ from xai.audit.saved import SavedAnswers
 from xai.audit.similarity import Similarity
 from xai.audit.spectrum import Spectrum
 from xai.audit.stability import Stability
+from xai.audit.strategies import Strategies
 from xai.audit.subspaces import Subspaces
 from xai.errors import InputError
 from xai.explainer import provenance_of
@@ -43,6 +44,7 @@ CHECKS: tuple[type[Check], ...] = (
     Spectrum,
     Stability,
     Similarity,
+    Strategies,
     Groups,
     Subspaces,
     Agreement,

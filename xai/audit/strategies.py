@@ -28,12 +28,13 @@ from xai.audit.faint_marks import (
 from xai.audit.marks import Mark
 from xai.audit.pictures import effects, samples
 from xai.audit.places import inpaintings, other_places, place_name
-from xai.audit.pooling import averaged, enlarged, working_factor
+from xai.audit.pooling import averaged, enlarged
 from xai.audit.strategy_clusters import (
     ASSOCIATED,
     LEAST,
     Decision,
     decisions,
+    factor_of,
     follows_groups,
     outside,
 )
@@ -129,14 +130,13 @@ class Strategies(Check):
 def _faint_marks(audit: AuditContext, found: Sequence[Decision]) -> tuple[list[_Suspicion], float]:
     """Marks that let pictures shine through, one for each place; and the largest separation."""
     h, w = audit.planes.shape[1:3]
-    factor = working_factor(h, w)
+    factor = factor_of((h, w))
     low, scale = float(audit.data.min()), float(np.ptp(audit.data)) or 1.0
     seen: list[tuple[Decision, FaintMark, Array]] = []
     highest = 0.0
     for decision in found:
         small = (averaged(audit.planes[decision.rows], factor) - low) / scale
-        shares = _resized(decision.shares, *small.shape[1:3])
-        mark = faint_mark(small, shares, audit.rng)
+        mark = faint_mark(small, decision.shares, audit.rng)
         if mark is None:
             continue
         highest = max(highest, mark.separation)
@@ -219,16 +219,6 @@ def _most_of_a_group(audit: AuditContext, decision: Decision) -> tuple[Array, st
         ((table - expected) / np.sqrt(expected)).argmax(), table.shape
     )
     return np.flatnonzero(decision.clusters.labels == cluster), str(names[group])
-
-
-def _resized(shares: Array, h: int, w: int) -> Array:
-    """Shares ``(n, h', w')`` brought to ``(h, w)`` by the nearest pixel."""
-    if shares.shape[1:] == (h, w):
-        return shares
-    rows = np.arange(h) * shares.shape[1] // h
-    columns = np.arange(w) * shares.shape[2] // w
-    near: Array = shares[:, rows][:, :, columns]
-    return near
 
 
 def _overlap(a: Array, b: Array) -> float:
