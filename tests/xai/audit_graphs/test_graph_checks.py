@@ -25,6 +25,7 @@ from tests.xai.audit_graphs.hand_made import (
 from xai.audit import GraphAudit
 from xai.audit.graph_context import GraphContext
 from xai.audit.graph_groups import rank_association
+from xai.audit.graph_phenotypes import going_with_group
 from xai.audit.graph_places import crowded, edges_of_images
 from xai.audit.graph_trial import drawn
 from xai.report import NotAssessable
@@ -174,6 +175,21 @@ def test_stray_cells_that_count_as_what_they_are_are_no_more_than_a_note(cells):
     report = asked(net(weights), with_stray(cells, SOUTH), "phenotypes", groups=SITE)
     assert report.findings and not worst(report)
     assert report.exit_code == 0
+
+
+def test_only_the_surplus_is_tested_and_what_is_rarer_for_it_is_not_suspected(cells):
+    # the south has more stroma, so T cells are rarer there: one suspicion, not two
+    rng = np.random.default_rng(3)
+    more = SOUTH[cells.patient_of_cell] & (rng.random(len(cells)) < 0.7)
+    skewed = replace(cells, phenotypes=np.where(more, STROMA, cells.phenotypes))
+    context = GraphContext(net(GOOD), skewed, groups=SITE)
+    ((code, found),) = going_with_group(context).items()
+    assert found.instead == (1 - code,)  # T cells and stroma are all there is
+    here = SOUTH if code == STROMA else ~SOUTH
+    share = context.mean_inputs[:, code]
+    wanted = (share[here].mean() - share[~here].mean()) / share[here].mean()
+    assert found.surplus == pytest.approx(wanted)
+    np.testing.assert_array_equal(found.patients, np.flatnonzero(here))
 
 
 def test_relying_on_a_phenotype_is_no_objection_unless_it_is_named(cells):
