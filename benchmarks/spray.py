@@ -5,7 +5,7 @@
 Maps are made like those of models with a few strategies: ten groups of directions with noise, the
 smallest in 2 % of the rows. Up to 4,000 maps the dense way is timed beside ours in one run: all
 distances, a dense symmetric kNN graph, all eigenvalues (``numpy.linalg.eigh``), k-means. Every line
-is measured in a process of its own; memory is the peak of what it holds beyond the imports.
+is measured in a process of its own; memory is the peak beyond the imports and the maps.
 """
 
 from __future__ import annotations
