@@ -192,6 +192,7 @@ def main() -> None:
     else:
         given.out.write_text(",".join(FIELDS) + "\n")
     todo = [k for k in planned(given.shared, seeds) if tuple(map(str, k)) not in done]
+    todo.sort(key=lambda key: key[1] == "CIFAR-10")  # the slow ones last
     if given.model:
         todo = [key for key in todo if key[5] in given.model]
     for key in todo[first - 1 :: step][: given.limit]:

@@ -1,0 +1,71 @@
+"""The table of the documentation from ``clever_hans.csv`` and ``graph_audits.csv``.
+
+    python benchmarks/clever_hans/table.py [--cases FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+HERE = Path(__file__).resolve().parent
+LEAST = 0.05
+"""What has to be found changes the decision of more than this share of the rows."""
+
+PLACED = ("tag", "logo", "text", "border", "ruler")
+
+
+def line(rows: pd.DataFrame) -> dict[str, object]:
+    """Recall where it matters, localisation and rank of what was found."""
+    matters = rows[rows.effect > LEAST]
+    found = rows[rows.found == 1]
+    return {
+        "planted": len(rows),
+        "matter": len(matters),
+        "found": f"{int(matters.found.sum())} of {len(matters)}",
+        "found blind": f"{int(matters.found_blind.sum())} of {len(matters)}",
+        "also found": int(rows[rows.effect <= LEAST].found.sum()),
+        "localisation": round(found.localisation.mean(), 2) if len(found) else float("nan"),
+        "first finding": f"{int((found['rank'] == 1).sum())} of {len(found)}",
+    }
+
+
+def alarms(rows: pd.DataFrame, count: pd.Series) -> dict[str, object]:
+    """Findings above a note where there should be none."""
+    return {
+        "audits": len(rows),
+        "audits with an alarm": int((count > 0).sum()),
+        "alarms per audit": round(float(count.mean()), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=Path, default=HERE / "clever_hans.csv")
+    rows = pd.read_csv(parser.parse_args().cases, keep_default_na=False)
+    for name in ("localisation", "rank"):
+        rows[name] = pd.to_numeric(rows[name])
+    planted = rows[rows.control == ""]
+    for by in ("artefact", "model", "strength"):
+        table = {str(name): line(part) for name, part in planted.groupby(by, sort=False)}
+        table["all"] = line(planted)
+        print(pd.DataFrame(table).T.to_markdown(), end="\n\n")
+    clean, ignored = rows[rows.control == "clean"], rows[rows.control == "ignored"]
+    told = ignored.found + ignored.others
+    table = {
+        "clean": alarms(clean, clean.others),
+        "present, and ignored": alarms(ignored, told),
+        "planted: beside the artefact": alarms(planted, planted.others),
+    }
+    print(pd.DataFrame(table).T.to_markdown(), end="\n\n")
+    for _, row in rows[(rows.control != "") & (rows.found + rows.others > 0)].iterrows():
+        print("alarm:", row.control, row.data, row.artefact, row.model, row.seed, row.other_titles)
+    for _, row in planted[(planted.effect > LEAST) & (planted.found == 0)].iterrows():
+        print("missed:", *row[["data", "artefact", "strength", "share", "model", "seed", "effect"]])
+    print(f"\n{rows.seconds.sum() / 3600:.1f} hours; at most {rows.peak_gb.max()} GB.")
+
+
+if __name__ == "__main__":
+    main()
