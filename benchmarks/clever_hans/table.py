@@ -1,6 +1,6 @@
 """The table of the documentation from ``clever_hans.csv`` and ``graph_audits.csv``.
 
-    python benchmarks/clever_hans/table.py [--cases FILE]
+python benchmarks/clever_hans/table.py [--cases FILE]
 """
 
 from __future__ import annotations

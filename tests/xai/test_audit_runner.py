@@ -63,7 +63,7 @@ def test_all_checks_are_asked_and_answer():
     asked = [check.name for check in CHECKS if not check.needs]
     assert list(report.overview.columns) == asked
     assert list(report.overview.index) == ["KMeans"]
-    assert report.provenance["checks"] == "conservation, collapse, placement"
+    assert report.provenance["checks"] == ", ".join(asked)
     assert report.provenance["input_sha256"]
     assert "178 rows of shape 13" in report.introduction
 
@@ -128,7 +128,7 @@ def test_names_of_a_frame_are_kept():
     [
         ({"labels": [1, 2]}, "Expected 178 labels"),
         ({"groups": np.zeros((178, 2))}, "Expected 178 groups"),
-        ({"checks": ["placement", "unknown"]}, "conservation, collapse, placement"),
+        ({"checks": ["placement", "unknown"]}, "names of conservation, coverage, collapse"),
         ({"checks": []}, "Expected a list of checks"),
         ({"checks": "collapse"}, "Expected a list of checks"),
         ({"checks": [Lonely]}, "Expected checks as objects"),

@@ -112,7 +112,9 @@ def test_the_numbers_are_those_of_the_library(folder, tmp_path, cells):
 def test_grid_offsets_geojson_and_report(folder, tmp_path, monkeypatch):
     from graphs.checkpoint import load_network
 
-    monkeypatch.setattr(xai.report.html, "png", lambda figure, dpi: b"")  # drawn by another test
+    monkeypatch.setattr(
+        xai.report.Picture, "png", lambda picture, dpi: b""
+    )  # drawn by another test
 
     out = tmp_path / "out"
     result = run(

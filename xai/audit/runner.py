@@ -107,7 +107,7 @@ class Audit(Asking[AuditContext]):
     (1, 'KMeans: One of 13 columns, feature 12, takes 100% ')
     >>> x = (x - x.mean(0)) / x.std(0)
     >>> Audit(KMeans(3, n_init=1, random_state=0).fit(x), x).run().verdict
-    'No objection. 9 measures passed.'
+    'No objection. 13 measures passed.'
     """
 
     def __init__(

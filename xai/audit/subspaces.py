@@ -114,6 +114,7 @@ class Subspaces(Check):
 
     name = "subspaces"
     question = "On which directions do decisions rest, and does one go with where rows come from?"
+    needs = "groups"
 
     def __init__(self, show: bool = False, disentangle: bool = False) -> None:
         self.show = show
