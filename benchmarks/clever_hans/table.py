@@ -14,7 +14,8 @@ HERE = Path(__file__).resolve().parent
 LEAST = 0.05
 """What has to be found changes the decision of more than this share of the rows."""
 
-PLACED = ("tag", "logo", "text", "border", "ruler")
+IGNORED = 0.005
+"""A control ignores an artefact that changes at most this share of its decisions."""
 
 
 def line(rows: pd.DataFrame) -> dict[str, object]:
@@ -53,10 +54,12 @@ def main() -> None:
         table["all"] = line(planted)
         print(pd.DataFrame(table).T.to_markdown(), end="\n\n")
     clean, ignored = rows[rows.control == "clean"], rows[rows.control == "ignored"]
-    told = ignored.found + ignored.others
+    # A front that averages cannot see everything away: what still changes decisions is no alarm.
+    blind, faint = ignored[ignored.effect <= IGNORED], ignored[ignored.effect > IGNORED]
     table = {
         "clean": alarms(clean, clean.others),
-        "present, and ignored": alarms(ignored, told),
+        "present, and ignored": alarms(blind, blind.found + blind.others),
+        "present, and hardly used": alarms(faint, faint.others),
         "planted: beside the artefact": alarms(planted, planted.others),
     }
     print(pd.DataFrame(table).T.to_markdown(), end="\n\n")
