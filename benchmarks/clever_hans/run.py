@@ -122,6 +122,15 @@ def is_it(finding: Finding, case: Case) -> bool:
     return False
 
 
+def is_of_it(finding: Finding, case: Case) -> bool:
+    """Whether a finding is about what was planted, though it does not name all of it."""
+    suspect = finding.suspect
+    if case.place is not None and suspect is not None and suspect.kind == "place":
+        pixels = suspect["pixels"]
+        return bool((pixels & case.place).sum() >= 0.5 * min(pixels.sum(), case.place.sum()))
+    return case.sites is not None and "group site" in finding.title
+
+
 def localisation(finding: Finding, case: Case) -> float:
     """Average precision of the pixels that a finding names."""
     assert finding.suspect is not None and case.place is not None
@@ -154,7 +163,12 @@ def measured(key: Key, shared: Path | None) -> dict[str, object]:
         seconds += more
     mine = [i for i, f in enumerate(findings) if key[2] != "none" and is_it(f, case)]
     placed = [localisation(findings[i], case) for i in mine] if case.place is not None else []
-    others = [f.title for i, f in enumerate(findings) if i not in mine]
+    planted = key[2] != "none"
+    others = [
+        f.title
+        for i, f in enumerate(findings)
+        if i not in mine and not (planted and is_of_it(f, case))
+    ]
     return {
         **dict(zip(FIELDS[:7], key, strict=True)),
         "effect": round(case.effect, 4),
