@@ -23,6 +23,7 @@ from torch import nn
 from neuralize import Neuralized, neuralize
 from neuralize.deep import DeepDetector
 from xai.audit import Audit
+from xai.audit.context import STAND_IN_QUANTILE
 from xai.audit.inputs import column_of, rows_of
 from xai.errors import InputError, UnsupportedModelError
 from xai.mitigate import encoded, refit
@@ -38,9 +39,6 @@ MIN_ROWS = 60
 
 KEPT = 0.02
 """A repair keeps the task if its measure is at most this much below the best repair's."""
-
-STAND_IN_QUANTILE = 0.9
-"""Where a detector has no threshold, the highest tenth of the scores stands in for one."""
 
 
 @dataclass(frozen=True, eq=False)

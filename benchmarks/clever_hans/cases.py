@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from sklearn.neighbors import KernelDensity
 from sklearn.svm import OneClassSVM
 from torch import Tensor, nn
 
-from neuralize import Neuralized, neuralize
+from neuralize import Neuralized
 from xai.datasets import fashion_mnist
 
 Array = np.ndarray
@@ -57,7 +57,6 @@ class Case:
     place: Array | None
     column: int | None
     effect: float
-    truth: dict[str, object] = field(default_factory=dict)
 
 
 class Blank(nn.Module):
@@ -231,7 +230,8 @@ def table_case(
     if ignored and artefact == "batch offset":
         keep = (offset == 0).astype(float)
     seen = Columns(keep)
-    net = _table_net(make, planted[:half], seen if ignored else None, seed)
+    first = planted[:half].astype(np.float32)
+    net = make(first, first[:0], first[:0], seen if ignored else None, seed)
     audited = planted[half:].astype(np.float32)
     return Case(
         net,
@@ -256,14 +256,3 @@ class Columns(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.keep
-
-
-def _table_net(
-    make: Callable[..., Neuralized], x: Array, front: nn.Module | None, seed: int
-) -> Neuralized:
-    if front is not None:
-        return make(x.astype(np.float32), x[:0], x[:0], front, seed)
-    return make(x.astype(np.float32), x[:0], x[:0], None, seed)
-
-
-__all__ = ["LEAST", "Case", "neuralize", "picture_case", "table_case"]

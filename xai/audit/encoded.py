@@ -28,7 +28,7 @@ def encoded(audit: AuditContext, rows: Array) -> Array:
     x = torch.as_tensor(np.ascontiguousarray(shaped))
     with torch.no_grad():
         parts = [net._encode(part) for part in x.split(AT_ONCE)]
-    found: Array = torch.cat(parts).cpu().numpy().astype(np.float64)
+    found: Array = torch.cat([p.flatten(1) for p in parts]).cpu().numpy().astype(np.float64)
     return found
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from xai.audit.context import AuditContext
+from xai.audit.encoded import encoded
 from xai.evaluate.performance_drop import cramers_v
 from xai.relevance import Array
 
@@ -46,14 +46,7 @@ class Probe:
 
 def representation(audit: AuditContext) -> Array:
     """What the model's head sees of every row ``(n, q)``: the encoder's output, or the row."""
-    net = audit.net
-    if net.features is None:
-        return audit.flat
-    x = torch.as_tensor(audit.data)
-    with torch.no_grad():
-        parts = [net._encode(part) for part in x.split(64)]
-    found: Array = torch.cat([p.flatten(1) for p in parts]).cpu().numpy().astype(np.float64)
-    return found
+    return audit.flat if audit.net.features is None else encoded(audit, audit.data)
 
 
 def probe(x: Array, groups: Array, labels: Array | None, rng: np.random.Generator) -> Probe:
