@@ -168,6 +168,7 @@ def _finding(audit: AuditContext, kinds: Kinds, low: float, scale: float) -> Fin
             "other kind in this trace; for comparison they were moved as far towards others, "
             f"{len(effect.random_moved)} times. {audit.decision_note}".strip(),
             effect.numbers(kinds.signature.name, audit.decision_name),
+            effect.before_after(kinds.signature.name, audit.decision_name),
         ),
         (kinds_apart(kinds.signature, kinds.values, kinds.more),),
         audit.names(np.flatnonzero(kinds.more if share <= 0.5 else ~kinds.more)),

@@ -144,4 +144,5 @@ def _counterfactual(
         f"were {len(effect.random_moved)} other columns, one at a time. "
         f"{audit.decision_note}".strip(),
         effect.numbers("column shuffled", audit.decision_name),
+        effect.before_after("column shuffled", audit.decision_name),
     )
