@@ -19,6 +19,7 @@ from xai.data_files import Data, read_data, read_masks
 from xai.encoder_heads import DEFAULT, fit_head
 from xai.encoder_input import encoder_input
 from xai.errors import InputError
+from xai.file_formats import TABLES, read_table, require_file
 from xai.mask_folders import read_mask_pictures
 from xai.relevance import Array
 from xai.report import Report
@@ -37,7 +38,7 @@ class Wanted:
     head
         What an encoder decides by, see :func:`xai.encoder_heads.fit_head`.
     fit_on
-        Data to fit the head on; a random half of the audited data when missing.
+        Data to fit the head on, and a repaired model; part of the audited data when missing.
     labels, groups, masks, key, drop, id_column, image
         Of the data, see :func:`xai.data_files.read_data`.
     units
@@ -48,6 +49,8 @@ class Wanted:
         Of the model's network.
     device, batch_size
         Where to compute, and how many rows go through an encoder or a deep detector at a time.
+    repairs
+        Whether the model is repaired, too, so that ``fit_on`` has a use without a head.
     """
 
     arch: str | None = None
@@ -71,6 +74,7 @@ class Wanted:
     settings: Sequence[tuple[str, Any]] = ()
     device: str = "cpu"
     batch_size: int | None = None
+    repairs: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +91,8 @@ class Subject:
         For the report's provenance, by name.
     notes
         Sentences for the report's introduction.
+    fit_on
+        Rows to fit a repaired model on, where there are other ones.
     """
 
     net: Neuralized
@@ -97,6 +103,7 @@ class Subject:
     row_names: tuple[str, ...] | None
     facts: Mapping[str, str]
     notes: Sequence[str]
+    fit_on: pd.DataFrame | Array | None = None
 
     def audit(self, facts: Mapping[str, str] | None = None, **options: Any) -> Audit:
         """The audit of it; options as of :class:`xai.Audit`, and more for the provenance."""
@@ -168,7 +175,23 @@ def audit_subject(model: Path, data: Path, wanted: Wanted) -> Subject:
         names,
         facts,
         notes,
+        _to_repair_on(checkpoint, net, wanted) if wanted.repairs else None,
     )
+
+
+def _to_repair_on(
+    checkpoint: Checkpoint, net: Neuralized, wanted: Wanted
+) -> pd.DataFrame | Array | None:
+    """Rows of ``--fit-on``, as the model takes them."""
+    path, labels, groups = wanted.fit_on, None, None
+    if path is None:
+        return None
+    if path.suffix.lower() in TABLES:  # columns that are no features, where it has them
+        there = set(read_table(require_file(path)).columns)
+        labels, groups = (c if c in there else None for c in (wanted.labels, wanted.groups))
+        wanted = replace(wanted, drop=[name for name in wanted.drop if name in there])
+    found = _read(path, checkpoint, wanted, labels, groups, None)
+    return _for_model(net, checkpoint, found.x, wanted)
 
 
 def _read(
@@ -298,11 +321,12 @@ def _masks(path: Path, found: Data) -> Array:
 
 
 def _require_no_head(model: Path, wanted: Wanted) -> None:
-    for option, value in (("--head", wanted.head), ("--fit-on", wanted.fit_on)):
+    fit_on = None if wanted.repairs else wanted.fit_on
+    for option, value in (("--head", wanted.head), ("--fit-on", fit_on)):
         if value is not None:
             raise InputError(
                 f"{option} is for encoders, which decide nothing by themselves; {model} is a "
-                "fitted model."
+                "fitted model" + (", and --fix was not given." if value is fit_on else ".")
             )
 
 

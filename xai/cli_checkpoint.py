@@ -98,7 +98,9 @@ Head = Annotated[
 FitOn = Annotated[
     Path | None,
     typer.Option(
-        metavar="PATH", help="Data to fit the head on; unless given, a random half of --data."
+        metavar="PATH",
+        help="Data to fit the head on, and with --fix the repaired model; unless given, a random "
+        "half of --data, of which --fix takes normal rows for detectors.",
     ),
 ]
 Units = Annotated[

@@ -111,6 +111,7 @@ def _fix(
         subject.groups,
         features=features,
         report=report,
+        fit_on=subject.fit_on,
         checks=checks,
         seed=wanted.seed,
     )

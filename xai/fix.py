@@ -1,8 +1,9 @@
 """Repair what an audit found: choose and apply repairs, fit the head again, and audit once more.
 
 Rows are dealt into three parts at random. On the first, repairs are made and the head is fitted
-again; on the second, the repair that frees the decisions most is chosen among those that keep the
-task; the third is held out for the audits before and after, and for the numbers of the report.
+again (a detector on its normal rows, any model on rows that are given for it); on the second, the
+repair that frees the decisions most is chosen among those that keep the task; the third is held out
+for the audits before and after, and for the numbers of the report.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
@@ -23,9 +23,9 @@ from torch import nn
 from neuralize import Neuralized, neuralize
 from neuralize.deep import DeepDetector
 from xai.audit import Audit
-from xai.audit.context import STAND_IN_QUANTILE
 from xai.audit.inputs import column_of, rows_of
 from xai.errors import InputError, UnsupportedModelError
+from xai.fitting_rows import evidence_of, rows_to_fit, threshold_of
 from xai.mitigate import encoded, refit
 from xai.relevance import Array
 from xai.repaired import Repaired, frozen_backbone
@@ -56,6 +56,8 @@ class Fixed:
         and after, on the held-out rows.
     skipped
         Findings for which there is no repair, and why.
+    fitted_on
+        Which rows the head was fitted on again, in words.
     """
 
     repaired: Repaired
@@ -63,6 +65,7 @@ class Fixed:
     after: Report
     table: pd.DataFrame
     skipped: Mapping[str, str]
+    fitted_on: str
 
     @property
     def left(self) -> tuple[Finding, ...]:
@@ -90,7 +93,7 @@ class Fixed:
     @property
     def section(self) -> Section:
         """What was done and what came of it, for a report."""
-        lines = [self.verdict]
+        lines = [self.verdict, f"Fitted again on {self.fitted_on}."]
         lines += [f"Left: {finding.title}" for finding in self.left]
         lines += [f"No repair for: {title} {reason}" for title, reason in self.skipped.items()]
         return Section("Repairs", "\n\n".join(lines), tables=[Table(self.table, CAPTION)])
@@ -116,6 +119,7 @@ def fix(
     *,
     features: nn.Module | None = None,
     report: Report | None = None,
+    fit_on: Any = None,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -135,13 +139,18 @@ def fix(
         Encoder below the model; left as it is.
     report
         An audit of the model on *all* of these rows; made first when missing.
+    fit_on
+        Rows ``(m, ...)`` like those the model was fitted on, to fit it on again. When missing, half
+        of ``data``; of a detector only its normal rows, see
+        :func:`xai.fitting_rows.rows_to_fit`.
     seed, progress, options
         As of :class:`xai.Audit`.
 
     Raises
     ------
     InputError
-        Too few rows, or a report without a warning that says what it suspects.
+        Too few rows, too few normal ones for a detector, or a report without a warning that says
+        what it suspects.
     UnsupportedModelError
         No suspect has a repair, or the model cannot be fitted again.
 
@@ -163,7 +172,7 @@ def fix(
         report = Audit(neuralize(model, features), data, label, group, **shared).run()
     suspects = _suspects(report)
     own = Repaired(model, (), tuple(x.shape[1:]), features, names)
-    job = _Job(own, x, label, seed)
+    job = _Job(own, x, label, seed, fit_on)
     repairs, skipped, lines = job.run(suspects)
     fixed = job.fitted(repairs)
 
@@ -173,7 +182,8 @@ def fix(
         known, sites = (None if c is None else c[held] for c in (label, group))
         return Audit(subject.network(), rows, known, sites, **shared).run()
 
-    return Fixed(fixed, audit(own), audit(fixed), job.table(lines, fixed), skipped)
+    table = job.table(lines, fixed)
+    return Fixed(fixed, audit(own), audit(fixed), table, skipped, job.to_fit.words)
 
 
 def _suspects(report: Report) -> list[tuple[str, Suspect]]:
@@ -204,12 +214,17 @@ def _alike(a: Suspect, b: Suspect) -> bool:
 class _Job:
     """The three parts of the rows, and what is tried on them."""
 
-    def __init__(self, own: Repaired, x: Array, labels: Array | None, seed: int) -> None:
+    def __init__(
+        self, own: Repaired, x: Array, labels: Array | None, seed: int, fit_on: Any = None
+    ) -> None:
         self.own, self.x, self.labels = own, x, labels
         order = np.random.default_rng(seed).permutation(len(x))
         cuts = (np.cumsum(PARTS[:2]) * len(x)).astype(int)
         self.parts = [np.sort(part) for part in np.split(order, cuts)]
         self.old = own.network()
+        first = self.parts[0]
+        known = None if labels is None else labels[first]
+        self.to_fit = rows_to_fit(self.old, x[first], known, fit_on)
 
     def run(
         self, suspects: Sequence[tuple[str, Suspect]]
@@ -233,8 +248,8 @@ class _Job:
         return chosen, skipped, lines
 
     def fitted(self, repairs: Sequence[Repair]) -> Repaired:
-        """The head behind the repairs, fitted again to the first part."""
-        rows = self.x[self.parts[0]]
+        """The head behind the repairs, fitted again."""
+        rows = self.to_fit.x
         for repair in repairs:
             if repair.where == "rows":
                 rows = encoded(repair.module, rows)
@@ -279,38 +294,26 @@ class _Job:
         pair = moved(self._rows(part), suspect)
         if pair is None:
             return float("nan")
-        with_it, without = (_evidence(net, rows) for rows in pair)
+        with_it, without = (evidence_of(net, rows) for rows in pair)
         if net.kind != "outlier":
             return float((with_it.argmax(1) != without.argmax(1)).mean())
-        bar = _threshold(net, without)
+        bar = threshold_of(net, without)
         return float(((with_it > bar) != (without > bar)).mean())
 
     def _task(self, net: Neuralized, suspect: Suspect, part: int) -> float:
         at = self.parts[part]
         x, labels = self.x[at], None if self.labels is None else self.labels[at]
-        found = _evidence(net, x)
+        found = evidence_of(net, x)
         if labels is not None and net.kind != "outlier":
             return float(adjusted_mutual_info_score(labels, found.argmax(1)))
         if labels is not None and set(np.unique(labels)) <= {0, 1} and len(np.unique(labels)) == 2:
             return float(roc_auc_score(labels, found))
         pair = moved(self._rows(part), suspect)
         bare = x if pair is None else pair[1]
-        old, new = _evidence(self.old, bare), _evidence(net, bare)
+        old, new = evidence_of(self.old, bare), evidence_of(net, bare)
         if net.kind != "outlier":
             return float(adjusted_mutual_info_score(old.argmax(1), new.argmax(1)))
-        return float(((old > _threshold(self.old, old)) == (new > _threshold(net, new))).mean())
-
-
-def _evidence(net: Neuralized, rows: Array) -> Array:
-    with torch.no_grad():
-        found: Array = net(torch.as_tensor(rows)).double().cpu().numpy()
-    return found
-
-
-def _threshold(net: Neuralized, evidence: Array) -> float:
-    if net.threshold is not None:
-        return float(net.threshold)
-    return float(np.quantile(evidence, STAND_IN_QUANTILE))
+        return float(((old > threshold_of(self.old, old)) == (new > threshold_of(net, new))).mean())
 
 
 def _head(model: Any, h: Array) -> Any:

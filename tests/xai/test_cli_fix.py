@@ -55,6 +55,28 @@ def test_a_repaired_model_is_written_and_the_old_one_kept(grouped):
     assert again.exit_code == 0, again.output
 
 
+def test_rows_to_fit_on_are_given(grouped):
+    """A table with the same columns in another order, no labels, and sites that are no numbers."""
+    import pandas as pd
+
+    x, _label, site = table(500, seed=1)
+    frame = pd.DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])])
+    frame[frame.columns[::-1]].assign(site=site).to_csv(grouped / "fit.csv", index=False)
+    asked = (
+        grouped / "model.skops", "--data", grouped / "rows.csv", "--labels", "grape",
+        "--groups", "site", "--check", "groups", "--fit-on", grouped / "fit.csv",
+    )  # fmt: skip
+    found = run(*asked, "--fix", grouped / "new.json")
+    assert found.exit_code == 0, found.output
+    assert "Fitted again on the 500 rows given for it." in found.output
+    refused = run(*asked)
+    assert refused.exit_code == 2 and "--fix was not given" in refused.output
+    frame.iloc[:, :3].to_csv(grouped / "fit.csv", index=False)
+    refused = run(*asked, "--fix", grouped / "newer.json")  # before the audit, not after
+    assert refused.exit_code == 2 and "does not have" in refused.output
+    assert not (grouped / "newer.json").exists()
+
+
 def test_the_target_is_checked_before_the_audit(grouped):
     model, data = grouped / "model.skops", grouped / "rows.csv"
     (grouped / "there.json").write_text("{}")

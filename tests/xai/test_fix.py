@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 from sklearn.neighbors import KernelDensity
+from sklearn.svm import OneClassSVM
 from torch import nn
 
 import xai
@@ -332,3 +333,53 @@ def test_damaged_files_are_refused(tmp_path):
         load_repaired(tmp_path / "new.json")
     with pytest.raises(InputError, match="ending in"):
         save_repaired(blanked(model, x), tmp_path / "new.skops", tmp_path / "old.bin")
+
+
+def outliers(n=400, seed=0):
+    """Discs and what is none of them, each with a bright corner in some; 1 is anomalous."""
+    x, _, _ = pictures(n, marked_share=0, seed=seed)
+    rng = np.random.default_rng(seed + 1)
+    label, marked = (rng.random(n) < 0.5).astype(int), rng.random(n) < 0.3
+    x[label == 1] = rng.random((int(label.sum()), 10, 10))
+    x[marked] = np.where(PLACE, 2.0, x[marked])
+    return x, label, marked
+
+
+def test_a_detector_is_fitted_again_on_normal_rows_only():
+    x, label, marked = outliers()
+    usual, _, _ = pictures(200, marked_share=0, seed=7)
+    model = OneClassSVM(gamma="scale", nu=0.1).fit(usual.reshape(len(usual), -1))
+    report = report_of(mark(marked))
+    told = fix(model, x, label, report=report, **QUIET)
+    normal = np.sort(np.random.default_rng(0).permutation(len(x))[: len(x) // 2])
+    count = int((label[normal] == 0).sum())
+    assert told.fitted_on == f"the {count} rows labelled normal (0)"
+    assert f"Fitted again on {told.fitted_on}." in told.section.text
+    assert told.repaired.model.shape_fit_[0] == count
+    line = told.table.iloc[0]
+    assert line["after"] == 0 and line["task after"] > 0.99 > line["task before"]
+
+    # on all rows, as it would be without a choice, anomalies become normal
+    everything = fix(model, x, label, report=report, fit_on=x, **QUIET)
+    assert everything.table.iloc[0]["task after"] < line["task after"] - 0.05
+
+    # without labels, the old model says what is normal; rows that are given are taken as they are
+    silent = fix(model, x, report=report, **QUIET)
+    called = (model.predict(x[normal].reshape(-1, 100)) == 1).sum()
+    assert silent.fitted_on == f"the {called} rows that the old model calls normal"
+    given = fix(model, x, label, report=report, fit_on=usual.reshape(-1, 100), **QUIET)
+    assert given.fitted_on == "the 200 rows given for it"
+    assert given.repaired.model.shape_fit_[0] == 200
+
+
+def test_rows_to_fit_on_that_do_not_do():
+    x, label, marked = outliers(100)
+    model = KernelDensity(bandwidth=1.0).fit(x.reshape(len(x), -1))
+    report = report_of(mark(marked))
+    with pytest.raises(InputError, match=r"shape \(10, 10\), like those of the audit, got \(9, 9"):
+        fix(model, x, report=report, fit_on=x[:, 1:, 1:], **QUIET)
+    label[:] = 1
+    label[:8] = 0
+    with pytest.raises(InputError, match="at least 20 rows labelled normal"):
+        fix(model, x, label, report=report, **QUIET)
+    assert "neither labels nor a threshold" in fix(model, x, report=report, **QUIET).fitted_on
