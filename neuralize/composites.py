@@ -10,7 +10,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -92,6 +92,8 @@ class Composite:
     unmapped: Literal["error", "gradient"] = "error"
     foreign: dict[str, Any] = field(default_factory=dict)
     """zennit hooks that have no counterpart here, by module path: zennit runs them itself."""
+    hides_input: ClassVar[bool] = False
+    """Whether an inverse transform lies below the network, as a layer of its own."""
 
     def rule(self, path: str, module: nn.Module, kind: type[nn.Module], first: bool) -> Rule | None:
         """The rule for an operation that stands for ``kind``, in the module at ``path``."""

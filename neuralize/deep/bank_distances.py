@@ -3,7 +3,7 @@ r"""Distances to a memory bank, and how the LRP engine carries relevance through
 With ``d = z - b``, a force ``f`` (``d`` itself, ``S^{-1} d``, or ``sign(d) |d|^{p-1}``) and
 ``h = sum_i d_i f_i``, relevance ``R`` of ``h`` belongs to the coordinates of ``d`` in proportion to
 ``d_i f_i`` (Euler; the root is ``z = b``). Where ``z`` is the input, that is its relevance. Where
-``z`` are features, two ways lead on into the encoder:
+``z`` are features, or the input is behind a virtual layer, two ways lead on:
 
 - ``"euler"``: ``d_i f_i = z_i f_i - b_i f_i`` is a sum, of which the encoder's part goes on and the
   bank's stays with the bank, by name. Nothing is divided by a feature, so nothing explodes;
@@ -155,7 +155,7 @@ def _form(call: Call) -> Any:
     z, reference, precision, split = call.arguments("z", "reference", "precision", "split",
                                                     precision=None, split="euler")  # fmt: skip
     rows = call.rows_like(z.new_empty(()).expand(torch.broadcast_shapes(z.shape, reference.shape)))
-    whole = split == "all" or call.tag.raw
+    whole = split == "all" or call.run.is_explained(call.tag)
     step = FormStep(reference, precision, whole, call.run.constant_name(reference), rows)
     rule = "distance" if whole else "distance, Euler split"
     return call.apply(step, [z], rule, rows, nonnegative=True)
@@ -260,7 +260,7 @@ class PowerStep(Step):
 def _power(call: Call) -> Any:
     x, *given, split = call.arguments("x", "bank", "p", "metric", "bank_force", "split",
                                       p=2.0, split="euler")  # fmt: skip
-    whole = split == "all" or call.tag.raw
+    whole = split == "all" or call.run.is_explained(call.tag)
     rows = call.rows_like(x)
     step = PowerStep(tuple(given), whole, call.run.constant_name(given[0]), rows)
     rule = "distance" if whole else "distance, Euler split"

@@ -118,6 +118,14 @@ class Run:
 
     # -- rules -------------------------------------------------------------------------------
 
+    def is_explained(self, tag: Tag) -> bool:
+        """Whether it is the input whose entries are explained, up to views and scaling.
+
+        Not below a virtual layer: there the input is one layer up from what is explained, and
+        relevance goes on in proportion to it.
+        """
+        return tag.raw and not self.composite.hides_input
+
     def rule(self, kind: type[nn.Module], operation: str, first: bool = False) -> Rule:
         """The rule for an operation of ``kind`` in the current module.
 

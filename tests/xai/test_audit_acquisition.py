@@ -16,10 +16,11 @@ from xai.audit import Audit
 from xai.audit.acquisition import Acquisition, _auroc
 from xai.audit.conditions import blurred, compressed, noisy, resized, tinted
 from xai.audit.context import AuditContext
+from xai.audit.forecast import anomalies, held_against
 from xai.audit.imitation import Kinds, imitation
 from xai.audit.moves import natural_moves
 from xai.audit.signatures import SIGNATURES, signatures, two_kinds
-from xai.audit.spectrum import Spectrum, _reaction
+from xai.audit.spectrum import Spectrum, reaction, relevance_by_frequency
 from xai.datasets import fashion_mnist
 from xai.virtual_layers import frequency
 
@@ -189,11 +190,48 @@ def test_a_model_of_fine_structures_is_foreseen_to_lose_them():
     model = OneClassSVM(nu=0.05, gamma=0.05).fit(smooth[:100].reshape(100, -1))
     audit = AuditContext(neuralize(model), pictures[100:], progress=False)
     rows = np.arange(60)
-    found = frequency(audit.net, audit.data[rows], progress=False)
-    coefficients = dctn(audit.data[rows], axes=(1, 2), norm="ortho")
-    reaction = _reaction(audit, rows, "antialiased resizing", found.values, coefficients)
-    before, after = reaction.abnormal
-    assert before == audit.decision[rows].mean() and after < before - 0.2
-    assert reaction.foreseen > 0.5
+    relevance, coefficients = relevance_by_frequency(audit, rows)
+    assert coefficients == pytest.approx(dctn(audit.data[rows], axes=(1, 2), norm="ortho"))
+    assert relevance == pytest.approx(frequency(audit.net, audit.data[rows], progress=False).values)
+    found = reaction(audit, rows, "antialiased resizing", relevance, coefficients)
+    (rate,) = found.forecast.rates
+    assert rate.before == audit.decision[rows].mean() and rate.after < rate.before - 0.2
+    assert rate.foreseen < rate.before - 0.2 and rate.one_sided and found.matters
+    assert found.forecast.correlation > 0.5
     (answer,) = Spectrum().run(audit)
     assert answer.measure.value > 0.1
+    assert "share called abnormal would be" in answer.title and answer.severity == "info"
+
+
+def test_misses_and_false_alarms_are_counted_by_label():
+    """Rates before, foreseen and after, by loops over the rows."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 1))
+    labels = (np.arange(60) % 3 == 0).astype(int)
+    model = OneClassSVM(nu=0.5, gamma=0.5).fit(x)
+    audit = AuditContext(neuralize(model), x, labels=labels, progress=False)
+    assert anomalies(audit).tolist() == (labels == 1).tolist()
+    rows = np.arange(0, 60, 2)
+    foreseen = rng.normal(size=30)
+    measured = audit.rescore(rows, x[rows] * 0.2)  # inside, where nothing is abnormal
+    found = held_against(audit, rows, foreseen, measured)
+    abnormal = [[], [], []]
+    for i, row in enumerate(rows):
+        abnormal[0].append(model.predict(x[[row]])[0] == -1)
+        abnormal[1].append(audit.evidence[row] + foreseen[i] > audit.threshold)
+        abnormal[2].append(model.predict(0.2 * x[[row]])[0] == -1)
+    abnormal, bad = np.array(abnormal), labels[rows] == 1
+    everyone, missed, false = found.rates
+    for rate, shares in (
+        (everyone, abnormal.mean(1)),
+        (missed, 1 - abnormal[:, bad].mean(1)),
+        (false, abnormal[:, ~bad].mean(1)),
+    ):
+        assert (rate.before, rate.foreseen, rate.after) == pytest.approx(tuple(shares))
+    assert found.changed == pytest.approx((abnormal[1] != abnormal[0]).mean())
+    fewer, more = (abnormal[0] & ~abnormal[2]).sum(), (~abnormal[0] & abnormal[2]).sum()
+    assert more == 0 and fewer >= 6 and everyone.one_sided and found.one_sided
+    # as many one way as the other is no rate that rises
+    even = audit.rescore(rows, np.roll(x[rows], 1, axis=0))
+    assert not held_against(audit, rows, foreseen, even).rates[0].one_sided
+    assert anomalies(AuditContext(neuralize(model), x, labels=labels + 1, progress=False)) is None

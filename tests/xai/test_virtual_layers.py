@@ -189,6 +189,54 @@ def test_a_deep_detector_is_explained_by_frequency_like_by_pixel() -> None:
     assert (np.abs(found.conservation_error) <= 1e-4 * np.abs(found.evidence)).all()
 
 
+@pytest.mark.parametrize("p", [1.0, 2.0, 4.0])
+def test_distances_to_a_bank_go_on_into_frequencies_without_a_division(p: float) -> None:
+    """Pixels near zero, where the bank's are not, once made relevance explode."""
+    from neuralize.deep import D2Neighbors
+
+    bank, x = np.random.default_rng(0).random((12, 1, 6, 6)), 1e-9 * np.ones((2, 1, 6, 6))
+    x[:, :, :3] = np.random.default_rng(1).random((2, 1, 3, 6))
+    detector = D2Neighbors(p=p).fit(bank)
+    found = xai.frequency(detector, x, progress=False)
+    g = detector.stiffness_
+    d = x.reshape(2, 1, 36) - bank.reshape(1, 12, 36).astype(np.float32)
+    force = np.sign(d) * np.abs(d) ** (p - 1)
+    h = (d * force).sum(2)
+    weight = np.exp(-g * h)
+    evidence = -np.log(weight.mean(1)) / g
+    weight *= (evidence / weight.sum(1))[:, None] / h
+    cos = explicit_dct(6)
+    total = np.einsum("nm,nmd->nd", weight, force).reshape(2, 1, 6, 6)
+    expected = (cos @ x @ cos.T) * (cos @ total @ cos.T)
+    assert found.evidence == pytest.approx(evidence, rel=1e-4)
+    assert found.values == pytest.approx(expected, abs=1e-4 * np.abs(expected).max())
+    assert np.abs(found.conservation_error).max() < 1e-4 * evidence.min()
+
+
+def test_an_offset_is_absorbed_where_frequencies_are_explained() -> None:
+    """``w (x - m) / s``: the mean, which has no frequency, would go to pixels near zero."""
+
+    class Normalized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.tensor(0.4).double())
+            self.linear = nn.Linear(36, 2, bias=False).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(((x - self.mean) / 0.2).flatten(1))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    model, x = Normalized(), 1e-9 * np.ones((2, 6, 6))
+    x[:, :3] = np.random.default_rng(1).random((2, 3, 6))
+    found = xai.frequency(model, x, 1, "epsilon")
+    w = model.linear.weight.detach().numpy()[1].reshape(6, 6) / 0.2
+    cos = explicit_dct(6)
+    assert found.values == pytest.approx((cos @ x @ cos.T) * (cos @ w @ cos.T), abs=1e-4)
+    assert found.absorbed["mean"] == pytest.approx(-0.4 * w.sum() * np.ones(2), abs=1e-4)
+    by_pixel = xai.explain(model, x, 1, "epsilon", progress=False)
+    assert by_pixel.values == pytest.approx((x - 0.4) * w, abs=1e-4)  # no evidence is absorbed
+
+
 def test_input_rules_of_a_zennit_composite_give_way_too() -> None:
     zennit = import_zennit()
     model, x = convolutional(), pictures(2, 1, 8, 8)

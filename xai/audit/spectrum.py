@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 from scipy.fft import dctn
-from scipy.stats import spearmanr
 
 from xai.audit.check import Check
 from xai.audit.conditions import blurred, compressed, noisy, resized
 from xai.audit.context import AuditContext
+from xai.audit.forecast import Forecast, held_against
 from xai.audit.moves import natural_moves
-from xai.audit.signatures import FINE, MIN_SIDE
+from xai.audit.signatures import FINE
 from xai.audit.spectrum_pictures import bands_and_reactions
 from xai.audit.trial import CHANGED, FEWER_PLACES, Effect, Replacement, some, trial
 from xai.plot.images import channel_axis
@@ -35,6 +35,9 @@ EXPLAINED = 48
 """Pictures whose relevance is looked at by frequency."""
 
 BANDS = 8
+
+MIN_SIDE = 12
+"""Sides below which there are hardly any frequencies to tell apart."""
 
 EXCESS = 2.0
 """Fine structures may take up to twice their share of the data's energy, ..."""
@@ -68,17 +71,19 @@ class Reaction:
         The condition.
     effect
         On scores and decisions, beside moves of the same length.
-    foreseen
-        Rank correlation, over rows, of the shift of the score with what relevance by frequency
-        foresees: a coefficient's relevance times its relative change.
-    abnormal
-        Share of rows called abnormal before and after; None for clusters.
+    forecast
+        What relevance by frequency foresees (a coefficient's relevance times its relative change),
+        and what was measured.
     """
 
     name: str
     effect: Effect
-    foreseen: float
-    abnormal: tuple[float, float] | None
+    forecast: Forecast
+
+    @property
+    def matters(self) -> bool:
+        """Whether decisions hang on it, or rates of a detector rise or fall with it."""
+        return self.effect.decides or self.forecast.one_sided
 
 
 class Spectrum(Check):
@@ -87,7 +92,8 @@ class Spectrum(Check):
     A suspicion is relevance in the finest band beyond its share of the data's energy. It is tested
     by resizing with antialiasing, blur, JPEG and noise, each against moves of the same length
     towards other pictures: what pictures show, the model may mind; what a program does to them, it
-    should mind less.
+    should mind less. A detector that calls more, or fewer, pictures abnormal under a condition will
+    do so wherever pictures come that way.
     """
 
     name = "spectrum"
@@ -98,20 +104,20 @@ class Spectrum(Check):
         f"{EXCESS:g} times its share of the energy",
         "decisions that change by a condition": f"less than {CHANGED:.0%}, or no more than by "
         "moves of the same length",
+        "balance of decisions of a detector that change": f"less than {CHANGED:.0%} of the rows, "
+        "or no more to one side than chance has it",
     }
 
     def run(self, audit: AuditContext) -> Iterator[Answer]:
         if not audit.is_image or min(audit.planes.shape[1:3]) < MIN_SIDE:
-            yield NotAssessable(self.question, "Frequencies are asked of pictures from 16 pixels.")
+            reason = f"Frequencies are asked of pictures from {MIN_SIDE} pixels."
+            yield NotAssessable(self.question, reason)
             return
         rows = some(np.arange(len(audit)), audit.rng, min(EXPLAINED, audit.most_rows))
-        data = _channels_first(audit)[rows]
-        found = frequency(audit.net, data, composite=audit.composite, progress=audit.progress)
-        coefficients = dctn(data.astype(np.float64), axes=(-2, -1), norm="ortho")
-        axis = _frequencies(data.shape[-2:])
-        relevance = _shares(np.abs(found.values), axis)
-        varying = coefficients - coefficients.mean(0)
-        energy = _shares(varying**2, axis)
+        found, coefficients = relevance_by_frequency(audit, rows)
+        band = _bands(coefficients.shape[-2:])
+        relevance = _shares(np.abs(found), band)
+        energy = _shares((coefficients - coefficients.mean(0)) ** 2, band)
         bound = max(MOST, EXCESS * float(energy[-1]))
         measure = Measure(
             "share of relevance in the finest structures (above 0.35 cycles per pixel)",
@@ -119,19 +125,17 @@ class Spectrum(Check):
             "<=",
             bound,
         )
-        reactions = [
-            _reaction(audit, rows, name, found.values, coefficients) for name in CONDITIONS
-        ]
-        smoothing = [r for r in reactions if r.name != "noise" and r.effect.decides]
+        reactions = [reaction(audit, rows, name, found, coefficients) for name in CONDITIONS]
+        smoothing = [r for r in reactions if r.name != "noise" and r.matters]
         told = ". ".join(_sentence(audit, r) for r in reactions)
         if not smoothing:
             yield Passed(measure, f"Their share of the energy is {energy[-1]:.1%}. {told}.")
             return
-        worst = max(smoothing, key=lambda reaction: reaction.effect.changed)
+        worst = max(smoothing, key=lambda r: (r.forecast.one_sided, r.effect.changed))
         yield Finding(
             "info" if measure.holds else "warning",
-            f"After {worst.name}, {worst.effect.changed:.0%} of the {audit.decision_name} would be "
-            f"others; {measure.value:.0%} of the relevance lies on the finest structures.",
+            f"After {worst.name}, {_outcome(audit, worst)}; {measure.value:.0%} of the relevance "
+            "lies on the finest structures.",
             measure,
             f"The finest structures hold {energy[-1]:.1%} of the energy of the data and do not "
             "survive resampling: pictures that come by another way will be judged differently. "
@@ -151,7 +155,14 @@ def _channels_first(audit: AuditContext) -> Array:
     return np.moveaxis(audit.data, -1, 1) if axis in (-1, 2) else audit.data
 
 
-def _frequencies(shape: tuple[int, ...]) -> Array:
+def relevance_by_frequency(audit: AuditContext, rows: Array) -> tuple[Array, Array]:
+    """Relevance of the cosine components of these rows, and the components, ``(k, ..., h, w)``."""
+    data = _channels_first(audit)[rows]
+    found = frequency(audit.net, data, composite=audit.composite, progress=audit.progress)
+    return found.values, dctn(data.astype(np.float64), axes=(-2, -1), norm="ortho")
+
+
+def _bands(shape: tuple[int, ...]) -> Array:
     """Band of every coefficient ``(h, w)``: the last from :data:`FINE` cycles per pixel on."""
     h, w = shape
     radius = np.hypot(np.arange(h)[:, None] / h, np.arange(w) / w) / 2
@@ -167,9 +178,10 @@ def _shares(magnitude: Array, band: Array) -> Array:
     return np.array([(per_row[:, band == b].sum(1) / total).mean() for b in range(BANDS)])
 
 
-def _reaction(
+def reaction(
     audit: AuditContext, rows: Array, name: str, relevance: Array, coefficients: Array
 ) -> Reaction:
+    """What a condition does to these rows, foreseen by their relevance and measured."""
     low, scale = float(audit.data.min()), float(np.ptp(audit.data)) or 1.0
     planes = (audit.planes[rows] - low) / scale
     after = low + scale * CONDITIONS[name](planes.astype(np.float64))
@@ -182,13 +194,7 @@ def _reaction(
     # A coefficient that is nearly nothing may grow many times over; what it has is all it can lose.
     ratio = np.clip(change / np.where(coefficients == 0, 1, coefficients), -1, 1)
     predicted = (relevance * ratio).reshape(len(rows), -1).sum(1)
-    varies = np.ptp(predicted) > 0 and np.ptp(answer.shift) > 0
-    foreseen = float(spearmanr(predicted, answer.shift).statistic) if varies else 0.0
-    abnormal = None
-    if audit.net.kind == "outlier":
-        before = audit.decision[rows]
-        abnormal = float(before.mean()), float((before ^ answer.changed).mean())
-    return Reaction(name, effect, foreseen, abnormal)
+    return Reaction(name, effect, held_against(audit, rows, predicted, answer))
 
 
 def _as(planes: Array, shape: tuple[int, ...]) -> Array:
@@ -197,29 +203,38 @@ def _as(planes: Array, shape: tuple[int, ...]) -> Array:
     return moved.reshape(shape)
 
 
+def _outcome(audit: AuditContext, reaction: Reaction) -> str:
+    """What the condition does, for a title."""
+    moved = [rate for rate in reaction.forecast.rates if rate.one_sided]
+    if moved:
+        most = max(moved, key=lambda rate: abs(rate.after - rate.before))
+        return f"the {most.name} would be {most.after:.0%} instead of {most.before:.0%}"
+    return f"{reaction.effect.changed:.0%} of the {audit.decision_name} would be others"
+
+
 def _sentence(audit: AuditContext, reaction: Reaction) -> str:
-    effect = reaction.effect
+    effect, forecast = reaction.effect, reaction.forecast
     text = (
         f"Where they are {WORDS[reaction.name]}, scores move by {effect.moved:.2g} standard "
         f"deviations ({float(np.median(effect.random_moved)):.2g} by a move of the same length) "
         f"and {effect.changed:.1%} of the {audit.decision_name} change; relevance by frequency "
-        f"foresaw the shift with a rank correlation of {reaction.foreseen:.2f}"
+        f"foresaw {forecast.changed:.1%}, and the shift of the scores with a rank correlation of "
+        f"{forecast.correlation:.2f}"
     )
-    if reaction.abnormal is not None:
-        text += f"; called abnormal are {reaction.abnormal[1]:.1%} instead of "
-        text += f"{reaction.abnormal[0]:.1%}"
-    return text
+    return "; ".join([text, *(rate.sentence for rate in forecast.rates)])
 
 
 def _test(audit: AuditContext, rows: Array, reactions: list[Reaction]) -> Counterfactual:
     numbers: dict[str, float] = {}
     before_after = []
     for reaction in reactions:
-        numbers |= reaction.effect.numbers(reaction.name, audit.decision_name)
-        numbers[f"{reaction.name}: rank correlation of foreseen and measured"] = reaction.foreseen
-        if reaction.abnormal is not None:
-            name = f"share called abnormal, {reaction.name}"
-            before_after.append(BeforeAfter(name, *reaction.abnormal))
+        name, forecast = reaction.name, reaction.forecast
+        numbers |= reaction.effect.numbers(name, audit.decision_name)
+        numbers[f"{name}: rank correlation of foreseen and measured"] = forecast.correlation
+        numbers[f"{name}: foreseen share of {audit.decision_name} that change"] = forecast.changed
+        for rate in forecast.rates:
+            numbers[f"{name}: {rate.name}, foreseen"] = rate.foreseen
+            before_after.append(BeforeAfter(f"{rate.name}, {name}", rate.before, rate.after))
     return Counterfactual(
         f"{len(rows)} pictures were {', '.join(WORDS.values())}; for comparison they were moved as "
         f"far towards other pictures. {audit.decision_note}".strip(),

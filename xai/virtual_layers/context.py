@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class HiddenInput(Composite):
     """
 
     of: Composite | None = None
+    hides_input: ClassVar[bool] = True
 
     def rule(self, path: str, module: nn.Module, kind: type[nn.Module], first: bool) -> Rule | None:
         assert self.of is not None

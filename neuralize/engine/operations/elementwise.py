@@ -126,7 +126,7 @@ def add(call: Call) -> Any:
     constant = torch.as_tensor(other, dtype=torch.result_type(x, other), device=x.device)
     constant = constant.detach() * other_sign
     rows = call.broadcast_rows(torch.broadcast_shapes(x.shape, constant.shape))
-    if isinstance(rule, Pass) or tag.raw or tag.gate:
+    if isinstance(rule, Pass) or call.run.is_explained(tag) or tag.gate:
         # an offset of the input's own units, such as normalisation, is no evidence
         return call.apply(Same(call.of(x), x.shape), [x], "Pass", rows, **known)
     infinite = constant.isinf()
