@@ -185,14 +185,24 @@ TABLES: dict[str, Callable[[], object]] = {
     "digits": load_digits,
 }
 
+USUAL = 0.9
+"""Columns with the same value in more of the rows are left out."""
+
 TABLE_MODELS: dict[str, tuple[Callable[..., Neuralized], bool]] = {
-    "k-means": (shallow(lambda x, s: KMeans(4, n_init=3, random_state=s)), False),
-    "GMM": (
-        shallow(lambda x, s: GaussianMixture(3, covariance_type="diag", random_state=s)),
+    "k-means": (
+        shallow(lambda x, s: KMeans(4, n_init=3, random_state=s), torch.float64),
         False,
     ),
-    "KDE": (shallow(lambda x, s: KernelDensity(bandwidth=1.0)), True),
-    "OC-SVM": (shallow(lambda x, s: OneClassSVM(nu=0.1, gamma="scale")), True),
+    # With the default 1e-6, components collapse onto columns that are constant within them.
+    "GMM": (
+        shallow(
+            lambda x, s: GaussianMixture(3, covariance_type="diag", reg_covar=0.01, random_state=s),
+            torch.float64,
+        ),
+        False,
+    ),
+    "KDE": (shallow(lambda x, s: KernelDensity(bandwidth=1.0), torch.float64), True),
+    "OC-SVM": (shallow(lambda x, s: OneClassSVM(nu=0.1, gamma="scale"), torch.float64), True),
 }
 
 
@@ -205,8 +215,9 @@ def table_case(
     x, y = np.asarray(data.data, np.float64), np.asarray(data.target)
     rows = rng.permutation(len(x))[:1000]
     x, y = x[rows], y[rows]
-    x = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1)
-    x = x[:, x.std(0) > 0]
+    # Scaled to unit variance, a column that hardly varies is an artefact of its own.
+    x = x[:, [np.unique(column, return_counts=True)[1].max() <= USUAL * len(x) for column in x.T]]
+    x = (x - x.mean(0)) / x.std(0)
     carries = np.zeros(len(x), dtype=bool)
     column, other = None, x
     planted = x
@@ -230,9 +241,8 @@ def table_case(
     if ignored and artefact == "batch offset":
         keep = (offset == 0).astype(float)
     seen = Columns(keep)
-    first = planted[:half].astype(np.float32)
+    first, audited = planted[:half], planted[half:]  # in float64, as tables are
     net = make(first, first[:0], first[:0], seen if ignored else None, seed)
-    audited = planted[half:].astype(np.float32)
     return Case(
         net,
         audited,
@@ -241,7 +251,7 @@ def table_case(
         carries[half:],
         None,
         column,
-        0.0 if artefact is None else _changed(net, audited, other[half:].astype(np.float32)),
+        0.0 if artefact is None else _changed(net, audited, other[half:]),
     )
 
 
@@ -252,7 +262,7 @@ class Columns(nn.Module):
 
     def __init__(self, keep: Array) -> None:
         super().__init__()
-        self.register_buffer("keep", torch.from_numpy(keep).float())
+        self.register_buffer("keep", torch.from_numpy(keep).double())
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.keep

@@ -53,14 +53,16 @@ def _through(front: nn.Module | None, x: Array) -> Array:
         return _front(front)(torch.from_numpy(x)).numpy()
 
 
-def shallow(make: Callable[[Array, int], object]) -> Callable[..., Neuralized]:
+def shallow(
+    make: Callable[[Array, int], object], dtype: torch.dtype = torch.float32
+) -> Callable[..., Neuralized]:
     def fit(x: Array, outliers: Array, y: Array, front: nn.Module | None, seed: int) -> Neuralized:
         flat = _through(front, x).astype(np.float64)
         model = make(flat, seed)
         model.fit(flat)
         if front is None:
-            return neuralize(model, features=nn.Flatten(), dtype=torch.float32)
-        return neuralize(model, features=_front(front), dtype=torch.float32)
+            return neuralize(model, features=nn.Flatten(), dtype=dtype)
+        return neuralize(model, features=_front(front), dtype=dtype)
 
     return fit
 

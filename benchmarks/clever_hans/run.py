@@ -110,8 +110,8 @@ def is_it(finding: Finding, case: Case) -> bool:
     if case.column is not None:
         named = suspect is not None and suspect.kind == "feature"
         return bool(named and case.column in suspect["features"])
-    if finding.check == "groups":
-        return True
+    if finding.check == "groups" or (finding.check == "subspaces" and case.sites is not None):
+        return True  # both name the group
     if finding.check == "acquisition" and suspect is not None:
         if suspect.kind == "group":
             groups = suspect["groups"]

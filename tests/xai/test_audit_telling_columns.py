@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
-from sklearn.datasets import load_breast_cancer, load_wine
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.preprocessing import StandardScaler
 
 from xai.audit import Audit
@@ -53,3 +53,23 @@ def test_a_leaking_column_is_named_and_tested():
     )
     (finding,) = [f for f in placement(x, WINE.target, centres).findings if "away" in f.title]
     assert finding.severity == "info"
+
+
+def test_a_column_ahead_of_good_ones_is_found_where_there_are_two_labels():
+    """The next best tells 0.92 by itself, and half of the rows have the same value of the leak."""
+    data = load_breast_cancer()
+    rng = np.random.default_rng(0)
+    code = 1.5 * (2 * data.target - 1) + 0.05 * rng.normal(size=len(data.target))
+    x = np.column_stack([StandardScaler().fit_transform(data.data), code])
+    (finding,) = [f for f in placement(x, data.target).findings if "away" in f.title]
+    assert finding.severity in ("critical", "warning") and "feature 30" in finding.title
+    again = np.column_stack([x, code])  # twice: neither is alone
+    assert not [f for f in placement(again, data.target).findings if "away" in f.title]
+
+
+def test_ten_labels_need_more_leaves_than_two():
+    digits = load_digits()
+    x = StandardScaler().fit_transform(digits.data[:600][:, 20:45])
+    x = np.column_stack([x, digits.target[:600] - 4.5])
+    (finding,) = [f for f in placement(x, digits.target[:600]).findings if "away" in f.title]
+    assert finding.measure.value == 1.0 and "feature 25" in finding.title

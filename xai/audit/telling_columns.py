@@ -29,12 +29,20 @@ FEWEST = 4
 """Of fewer columns, one may well take that much."""
 
 GIVEN_AWAY, BEYOND = 0.95, 0.1
-"""A column gives the label away from this balanced accuracy on, this much above any other."""
+"""A column gives the label away from this balanced accuracy on, this much above any other, ..."""
+
+FEWER_ERRORS = 0.2
+"""... or with at most a fifth of the next one's errors, where that is close to one already."""
+
+TIE = 0.01
+"""Columns this close tell the label alike."""
 
 LABEL_ROWS, LABEL_COLUMNS = 2000, 200
 """Rows and columns that are looked at for labels given away, drawn at random."""
 
 LEAVES = 8
+"""Leaves of the tree that tells labels by one column; twice the number of labels, if more."""
+
 FOLDS = 3
 
 
@@ -86,7 +94,8 @@ def given_away(audit: AuditContext) -> Iterator[Answer]:
     told = np.array([_told(audit.flat[rows[enough], i], labels[enough]) for i in columns])
     best = int(told.argmax())
     second = float(np.delete(told, best).max())
-    bar = max(GIVEN_AWAY, second + BEYOND)
+    ahead = min(BEYOND, max((1 - FEWER_ERRORS) * (1 - second), TIE))
+    bar = max(GIVEN_AWAY, second + ahead)
     measure = Measure(
         "balanced accuracy for the label of the best single column", float(told[best]), "<", bar
     )
@@ -94,7 +103,7 @@ def given_away(audit: AuditContext) -> Iterator[Answer]:
     if measure.holds:
         yield Passed(measure, f"It is {feature}; the next reaches {second:.2f}.")
         return
-    chosen, effect = _shuffled(audit, int(columns[best]))
+    chosen, effect = _shuffled(audit, int(columns[best]), audit.labels.astype(str))
     title = {
         "critical": "and decides part of the model's answers",
         "warning": "and moves the model's scores",
@@ -105,27 +114,37 @@ def given_away(audit: AuditContext) -> Iterator[Answer]:
         f"{feature} gives the label away, {title}.",
         measure,
         f"By itself it tells the labels with a balanced accuracy of {told[best]:.2f}, the next "
-        f"column with {second:.2f}. Where its values are shuffled among the rows, "
+        f"column with {second:.2f}. Where it gets the values of rows with other labels, "
         f"{effect.sentence(audit.decision_name, 'other columns')}",
         f"Find out whether {feature} is known when the model is used, and before the label is. If "
         "not, leave it out and fit again.",
-        _counterfactual(audit, chosen, effect, feature),
+        _counterfactual(audit, chosen, effect, feature, " with another label"),
         suspect=Suspect("feature", feature, {"features": columns[[best]]}),
     )
 
 
 def _told(column: Array, labels: Array) -> float:
-    tree = DecisionTreeClassifier(max_leaf_nodes=LEAVES, class_weight="balanced", random_state=0)
+    leaves = max(LEAVES, 2 * len(np.unique(labels)))
+    tree = DecisionTreeClassifier(max_leaf_nodes=leaves, class_weight="balanced", random_state=0)
     guessed = cross_val_predict(tree, column[:, None], labels, cv=FOLDS)
     return float(balanced_accuracy_score(labels, guessed))
 
 
-def _shuffled(audit: AuditContext, column: int) -> tuple[Array, Effect]:
-    """The effect of a column's values dealt out anew, beside that of other columns'."""
+def _shuffled(
+    audit: AuditContext, column: int, labels: Array | None = None
+) -> tuple[Array, Effect]:
+    """The effect of a column's values dealt out anew, beside that of other columns'.
+
+    With ``labels``, from rows of other labels: half the rows would keep the value of a column that
+    is the label, if there are two.
+    """
     rng = audit.rng
     d = audit.flat.shape[1]
     rows = some(np.arange(len(audit)), rng)
-    dealt = audit.flat[rng.integers(len(audit), size=len(rows))]
+    source = rng.integers(len(audit), size=len(rows))
+    if labels is not None:
+        source = np.array([rng.choice(np.flatnonzero(labels != labels[row])) for row in rows])
+    dealt = audit.flat[source]
     rest = np.setdiff1d(np.arange(d), [column])
     others = rng.choice(rest, min(RANDOM_PLACES, len(rest)), replace=False)
     return rows, trial(
@@ -137,11 +156,11 @@ def _shuffled(audit: AuditContext, column: int) -> tuple[Array, Effect]:
 
 
 def _counterfactual(
-    audit: AuditContext, rows: Array, effect: Effect, feature: str
+    audit: AuditContext, rows: Array, effect: Effect, feature: str, which: str = ""
 ) -> Counterfactual:
     return Counterfactual(
-        f"{feature} was given the values of other rows, drawn at random, in {len(rows)} rows; so "
-        f"were {len(effect.random_moved)} other columns, one at a time. "
+        f"In {len(rows)} rows, {feature} was given the values of other rows{which}, drawn at "
+        f"random; so were {len(effect.random_moved)} other columns, one at a time. "
         f"{audit.decision_note}".strip(),
         effect.numbers("column shuffled", audit.decision_name),
         effect.before_after("column shuffled", audit.decision_name),
