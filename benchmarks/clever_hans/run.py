@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import random
 import resource
 import sys
 import time
@@ -191,6 +192,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="From 100 on: for tuning.")
     parser.add_argument("--part", default="1/1", help="N/M: every M-th case, from the N-th.")
     parser.add_argument("--model", action="append")
+    parser.add_argument("--data", action="append", help="Fashion-MNIST, CIFAR-10, wine, ...")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--out", type=Path, default=HERE / "clever_hans.csv")
     given = parser.parse_args()
@@ -206,9 +208,14 @@ def main() -> None:
     else:
         given.out.write_text(",".join(FIELDS) + "\n")
     todo = [k for k in planned(given.shared, seeds) if tuple(map(str, k)) not in done]
-    todo.sort(key=lambda key: key[1] == "CIFAR-10")  # the slow ones last
+    # The slow ones last, and shuffled, so that a run that is stopped is a fair sample of them.
+    slow = [key for key in todo if key[1] == "CIFAR-10"]
+    random.Random(0).shuffle(slow)
+    todo = [key for key in todo if key[1] != "CIFAR-10"] + slow
     if given.model:
         todo = [key for key in todo if key[5] in given.model]
+    if given.data:
+        todo = [key for key in todo if key[1] in given.data]
     for key in todo[first - 1 :: step][: given.limit]:
         try:
             row = measured(key, given.shared)
