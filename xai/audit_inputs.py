@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from neuralize import Neuralized
-from xai.audit import Audit
+from xai.audit import Agreement, Audit
 from xai.checkpoint import Checkpoint, read_checkpoint
 from xai.command_steps import laid_out, network
 from xai.data_files import Data, read_data, read_masks
@@ -22,6 +22,7 @@ from xai.errors import InputError
 from xai.file_formats import TABLES, read_table, require_file
 from xai.mask_folders import read_mask_pictures
 from xai.relevance import Array
+from xai.repaired import original_digest
 from xai.report import Report
 from xai.row_columns import FOLDER
 from xai.rows import match_columns
@@ -49,6 +50,8 @@ class Wanted:
         Of the model's network.
     device, batch_size
         Where to compute, and how many rows go through an encoder or a deep detector at a time.
+    against
+        A second checkpoint, read like the first, to compare with.
     repairs
         Whether the model is repaired, too, so that ``fit_on`` has a use without a head.
     """
@@ -74,6 +77,7 @@ class Wanted:
     settings: Sequence[tuple[str, Any]] = ()
     device: str = "cpu"
     batch_size: int | None = None
+    against: Path | None = None
     repairs: bool = False
 
 
@@ -93,6 +97,8 @@ class Subject:
         Sentences for the report's introduction.
     fit_on
         Rows to fit a repaired model on, where there are other ones.
+    other, other_name
+        A second model to compare with, and what the report calls it.
     """
 
     net: Neuralized
@@ -104,6 +110,8 @@ class Subject:
     facts: Mapping[str, str]
     notes: Sequence[str]
     fit_on: pd.DataFrame | Array | None = None
+    other: Neuralized | None = None
+    other_name: str = ""
 
     def audit(self, facts: Mapping[str, str] | None = None, **options: Any) -> Audit:
         """The audit of it; options as of :class:`xai.Audit`, and more for the provenance."""
@@ -118,6 +126,9 @@ class Subject:
         )
         if self.row_names is not None:
             audit.context.row_names = self.row_names
+        if self.other is not None:
+            rest = [check for check in audit.checks if not isinstance(check, Agreement)]
+            audit.checks = (*rest, Agreement(self.other, self.other_name))
         return audit
 
     def introduced(self, report: Report) -> Report:
@@ -133,15 +144,7 @@ def audit_subject(model: Path, data: Path, wanted: Wanted) -> Subject:
     XaiError
         Whatever does not fit, is damaged, or would run code; nothing was written by then.
     """
-    checkpoint = read_checkpoint(
-        model,
-        arch=wanted.arch,
-        layer=wanted.layer,
-        normalize=wanted.normalize,
-        size=wanted.size,
-        trust=wanted.trust,
-        given=wanted.given,
-    )
+    checkpoint = _checkpoint(model, wanted)
     if not checkpoint.is_encoder:
         _require_no_head(model, wanted)
     found = _read(data, checkpoint, wanted, wanted.labels, wanted.groups, wanted.rows)
@@ -160,11 +163,17 @@ def audit_subject(model: Path, data: Path, wanted: Wanted) -> Subject:
         net, rows = network(checkpoint.model, wanted.settings, device=wanted.device), None
     if wanted.batch_size is not None:
         net.encoder_rows = wanted.batch_size
+    if wanted.against is not None:
+        facts["compared_with"] = wanted.against.name
+        facts["compared_with_sha256"] = original_digest(wanted.against)
 
     def taken(values: Any) -> Any:
         return values if values is None or rows is None else values[rows]
 
     x = _for_model(net, checkpoint, found.x, wanted)
+    other = _other(checkpoint, found, wanted)
+    if other is not None:
+        _require_comparable(net, other, np.asarray(x))
     names = found.names if rows is None or found.names is None else _at(found.names, rows)
     return Subject(
         net,
@@ -176,7 +185,56 @@ def audit_subject(model: Path, data: Path, wanted: Wanted) -> Subject:
         facts,
         notes,
         _to_repair_on(checkpoint, net, wanted) if wanted.repairs else None,
+        other,
+        "" if wanted.against is None else wanted.against.name,
     )
+
+
+def _checkpoint(path: Path, wanted: Wanted) -> Checkpoint:
+    return read_checkpoint(
+        path,
+        arch=wanted.arch,
+        layer=wanted.layer,
+        normalize=wanted.normalize,
+        size=wanted.size,
+        trust=wanted.trust,
+        given=wanted.given,
+    )
+
+
+def _other(checkpoint: Checkpoint, found: Data, wanted: Wanted) -> Neuralized | None:
+    """The network of the second checkpoint; an encoder gets a head fitted on the same rows."""
+    if wanted.against is None:
+        return None
+    other = _checkpoint(wanted.against, wanted)
+    if other.is_encoder != checkpoint.is_encoder:
+        raise InputError(
+            f"--against: expected {wanted.against} to be "
+            + ("an encoder" if checkpoint.is_encoder else "a fitted model, not an encoder")
+            + ", like the model that is audited."
+        )
+    if other.is_encoder:
+        net = _headed(other, found, wanted)[0]
+    else:
+        net = network(other.model, wanted.settings, device=wanted.device)
+    if wanted.batch_size is not None:
+        net.encoder_rows = wanted.batch_size
+    return net
+
+
+def _require_comparable(net: Neuralized, other: Neuralized, x: Array) -> None:
+    if (net.kind == "outlier") != (other.kind == "outlier"):
+        raise InputError(
+            "--against: one of the two models scores abnormality, the other assigns clusters, so "
+            "there is nothing to compare."
+        )
+    shaped = other.features is not None or other.n_features is None
+    try:
+        other.check(torch.as_tensor(x if shaped else x.reshape(len(x), -1)))
+    except InputError as error:
+        raise InputError(
+            f"--against: the second model does not take these data. {error}"
+        ) from error
 
 
 def _to_repair_on(

@@ -246,6 +246,13 @@ def audit(
             "pictures of the same names.",
         ),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="A second model for the same data: do the two agree in score and not in reasons?",
+        ),
+    ] = None,
     checks: Annotated[
         list[str] | None,
         typer.Option("--check", metavar="NAME", help="Ask only this; may be repeated."),
@@ -300,9 +307,9 @@ def audit(
         given=dict(given or []), head=head, fit_on=fit_on, labels=labels, groups=groups,
         masks=masks, key=key, drop=drop or [], id_column=id_column, image=image, units=units,
         rows=rows, seed=seed, settings=settings or [], device=device, batch_size=batch_size,
-        repairs=fix is not None,
+        against=against, repairs=fix is not None,
     )  # fmt: skip
-    inputs = [path for path in (model, data, masks, fit_on) if path is not None]
+    inputs = [path for path in (model, data, masks, fit_on, against) if path is not None]
     cli_fix.require_target(fix, model, overwrite=overwrite)
     with steps.report_files(out, junit, overwrite=overwrite, inputs=inputs) as write:
         subject = audit_subject(model, data, wanted)

@@ -12,7 +12,9 @@ import pytest
 import skops.io
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.cluster import KMeans
+from sklearn.neighbors import KernelDensity
 from typer.testing import CliRunner, Result
 
 from xai.audit_inputs import Wanted, audit_subject
@@ -246,3 +248,42 @@ def test_on_another_device(weights: Path, folder: Path, head: str) -> None:
         subject.audit(checks=["conservation", "collapse"]).run()
         answers.append(subject.net(torch.from_numpy(subject.x)).cpu())
     torch.testing.assert_close(answers[0], answers[1], rtol=1e-3, atol=1e-3)
+
+
+def test_a_second_checkpoint_is_compared_with(tmp_path: Path) -> None:
+    """Two detectors that score alike by other columns, in one run."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 1)) ** 3 + 0.1 * rng.normal(size=(200, 8))
+    np.save(tmp_path / "x.npy", x[100:])
+    names = ("one.skops", "two.skops")
+    for name, seen in zip(names, (x[:100] * ([1] * 4 + [0] * 4), x[:100]), strict=True):
+        skops.io.dump(KernelDensity(bandwidth=1.0).fit(seen), tmp_path / name)
+    asked = (tmp_path / "one.skops", "--data", tmp_path / "x.npy", "--check", "conservation")
+    found = report(run(*asked, "--against", tmp_path / "two.skops", "--json"))
+    answers = {a["check"] for a in (*found["findings"], *found["passed"], *found["not_assessable"])}
+    assert answers == {"conservation", "agreement"}
+    assert found["provenance"]["compared_with"] == "two.skops"
+    assert len(found["provenance"]["compared_with_sha256"]) == 64
+    alone = report(run(*asked, "--json"))
+    assert "compared_with" not in alone["provenance"]
+    save_file({"0.weight": torch.zeros(2, 8), "0.bias": torch.zeros(2)}, tmp_path / "e.safetensors")
+    np.save(tmp_path / "centroids.npy", x[:3])
+    skops.io.dump(KernelDensity().fit(x[:, :5]), tmp_path / "narrow.skops")
+    for other, message in (
+        ("none.skops", "none.skops"),
+        ("centroids.npy", "assigns clusters"),
+        ("narrow.skops", "does not take these data"),
+        ("e.safetensors", "--arch"),
+    ):
+        refused = run(*asked, "--against", tmp_path / other)
+        assert refused.exit_code == 2 and message in refused.output, refused.output
+
+
+def test_a_second_encoder_gets_a_head_of_its_own(folder: Path, weights: Path) -> None:
+    wanted = Wanted(arch="cifar_resnet20", head="kmeans:2", against=weights)
+    subject = audit_subject(weights, folder, wanted)
+    assert subject.other is not None and subject.other is not subject.net
+    (check,) = subject.audit(checks=["agreement"]).checks
+    x = torch.from_numpy(np.asarray(subject.x))
+    with torch.no_grad():
+        assert torch.equal(check.other(x), subject.net(x))  # type: ignore[attr-defined]
