@@ -216,13 +216,7 @@ def audit(
     context: typer.Context,
     model: checkpoint.Checkpoint,
     data: checkpoint.Data,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER|FILE",
-            help="report.html, report.json, report.xml (JUnit), or a folder for the first two.",
-        ),
-    ] = None,
+    out: options.Report = None,
     labels: Annotated[
         str | None,
         typer.Option(
@@ -253,21 +247,10 @@ def audit(
             help="A second model for the same data: do the two agree in score and not in reasons?",
         ),
     ] = None,
-    checks: Annotated[
-        list[str] | None,
-        typer.Option("--check", metavar="NAME", help="Ask only this; may be repeated."),
-    ] = None,
+    checks: options.Checks = None,
     seed: Annotated[int, typer.Option(min=0, help="Of random rows and places.")] = 0,
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Save answers here as they come; go on from those of an audit that was stopped.",
-        ),
-    ] = None,
-    junit: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where JUnit XML for CI goes.")
-    ] = None,
+    save: options.Save = None,
+    junit: options.JUnit = None,
     fix: Fix = None,
     image: options.Image = None,
     settings: options.Settings = None,

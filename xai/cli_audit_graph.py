@@ -34,13 +34,7 @@ def audit_graph(
         ),
     ],
     data: Cells,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER|FILE",
-            help="report.html, report.json, report.xml (JUnit), or a folder for the first two.",
-        ),
-    ] = None,
+    out: options.Report = None,
     column: graph_options.Column = None,
     unit: graph_options.UnitName = None,
     mpp: graph_options.Mpp = None,
@@ -73,21 +67,10 @@ def audit_graph(
             help="A phenotype or feature that should not matter; may be repeated.",
         ),
     ] = None,
-    checks: Annotated[
-        list[str] | None,
-        typer.Option("--check", metavar="NAME", help="Ask only this; may be repeated."),
-    ] = None,
+    checks: options.Checks = None,
     seed: Annotated[int, typer.Option(min=0, help="Of cells and groups drawn at random.")] = 0,
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Save answers here as they come; go on from those of an audit that was stopped.",
-        ),
-    ] = None,
-    junit: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where JUnit XML for CI goes.")
-    ] = None,
+    save: options.Save = None,
+    junit: options.JUnit = None,
     device: Annotated[str, typer.Option(help="Where to compute, e.g. cuda.")] = "cpu",
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,

@@ -133,3 +133,22 @@ Trust = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER|FILE",
+        help="report.html, report.json, report.xml (JUnit), or a folder for the first two.",
+    ),
+]
+Checks = Annotated[
+    list[str] | None,
+    typer.Option("--check", metavar="NAME", help="Ask only this; may be repeated."),
+]
+Save = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Save answers here as they come; go on from those of an audit that was stopped.",
+    ),
+]
+JUnit = Annotated[Path | None, typer.Option(metavar="FILE", help="Where JUnit XML for CI goes.")]
