@@ -28,6 +28,9 @@ CLUSTERS = 10
 INPUTS_AT_ONCE = 2**20
 """Input numbers encoded together."""
 
+EXPLAINED_AT_ONCE = 2**20
+"""Input numbers explained together, whose activations are all kept: about a gigabyte."""
+
 PATCHES = 50_000
 """Patches that PatchCore chooses its bank from; pictures beyond are left out at random."""
 
@@ -109,6 +112,7 @@ def fit_head(
         else:
             net = _similarity(encoder, x, option, kind, labels, seed)
     net.model_name = f"{encoder.name} with {kind}"
+    net.encoder_rows = max(1, min(net.encoder_rows, EXPLAINED_AT_ONCE // x[0].size))
     return net.to(torch.device(device))
 
 

@@ -27,7 +27,7 @@ def encoder_input(x: Any, checkpoint: Checkpoint, size: tuple[int, int] | None) 
     array = np.asarray(x)
     if array.dtype == np.uint8 and array.ndim > 2:
         array = array.astype(np.float32) / 255
-    array = array.astype(np.float32)
+    array = array.astype(np.float32, copy=False)
     if array.ndim == 2 or checkpoint.channels is None:
         return array
     if array.ndim == 3:

@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("--part", default="1/1", help="N/M: every M-th case, from the N-th.")
     parser.add_argument("--model", action="append")
     parser.add_argument("--data", action="append", help="Fashion-MNIST, CIFAR-10, wine, ...")
+    parser.add_argument("--artefact", action="append")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--out", type=Path, default=HERE / "clever_hans.csv")
     given = parser.parse_args()
@@ -214,6 +215,8 @@ def main() -> None:
     todo = [key for key in todo if key[1] != "CIFAR-10"] + slow
     if given.model:
         todo = [key for key in todo if key[5] in given.model]
+    if given.artefact:
+        todo = [key for key in todo if key[2] in given.artefact]
     if given.data:
         todo = [key for key in todo if key[1] in given.data]
     for key in todo[first - 1 :: step][: given.limit]:

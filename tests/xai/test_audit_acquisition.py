@@ -4,12 +4,14 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy import ndimage
 from scipy.fft import dctn
 from sklearn.cluster import KMeans
 from sklearn.neighbors import KernelDensity
 from sklearn.svm import OneClassSVM
+from torch import nn
 
 from neuralize import neuralize
 from xai.audit import Audit
@@ -17,7 +19,7 @@ from xai.audit.acquisition import Acquisition, _auroc
 from xai.audit.conditions import blurred, compressed, noisy, resized, tinted
 from xai.audit.context import AuditContext
 from xai.audit.forecast import anomalies, held_against
-from xai.audit.imitation import Kinds, imitation
+from xai.audit.imitation import Kinds, imitations
 from xai.audit.moves import natural_moves
 from xai.audit.signatures import SIGNATURES, signatures, two_kinds
 from xai.audit.spectrum import Spectrum, reaction, relevance_by_frequency
@@ -87,6 +89,13 @@ def test_clean_clothes_are_of_one_kind(clothes):
     assert all(two_kinds(v) is None for _, v in signatures(clothes[..., None]))
 
 
+def test_traces_are_of_pictures_between_zero_and_one(clothes):
+    pictures = clothes[:40, ..., None]
+    of_bytes = dict(signatures(255 * pictures - 10, -10.0, 255.0))
+    for signature, values in signatures(pictures):
+        assert of_bytes[signature] == pytest.approx(values, abs=1e-3)
+
+
 def test_compression_is_told_from_its_blocks():
     """Noise keeps fine coefficients away from zero; JPEG on its own grid brings them there."""
     rng = np.random.default_rng(0)
@@ -110,27 +119,67 @@ def test_conditions_are_what_they_say():
     assert np.array_equal(compressed(pictures, 40)[1], np.asarray(Image.open(file)) / 255)
     assert resized(pictures, 0.5).shape == pictures.shape
     assert np.allclose(resized(np.full((1, 20, 24, 1), 0.3), 0.5), 0.3)
-    assert np.allclose(tinted(pictures, 2, np.log(0.5))[..., 2], pictures[..., 2] / 2)
+    assert np.allclose(tinted(pictures, np.log([1, 1, 0.5])), pictures * [1, 1, 0.5])
     assert noisy(pictures, 0.5, rng).min() >= 0
 
 
 @pytest.mark.parametrize("name", ["fineness", "noise", "redness"])
 def test_an_imitation_has_the_trace_of_the_other_kind(clothes, name):
     pictures = np.repeat(clothes[:200, :, :, None], 3, axis=-1)
+    pictures *= 0.5 if name == "redness" else 1  # room for more
     which = np.arange(200) % 2 == 0
     change = {
         "fineness": lambda p: blurred(p, 0.9),
         "noise": lambda p: noisy(p, 0.07, np.random.default_rng(0)),
-        "redness": lambda p: tinted(p, 0, np.log(0.6)),
+        "redness": lambda p: tinted(p, np.log([0.6, 1, 1])),
     }[name]
     pictures[which] = change(pictures[which])
     trace = NAMED[name].of
     values = trace(pictures)
     kinds = Kinds(NAMED[name], values, ~which if name in ("fineness", "redness") else which)
-    made = imitation(kinds, pictures)
-    goal = np.median(np.delete(values, made.rows))
-    before, after = np.median(values[made.rows]), np.median(trace(made.apply(pictures[made.rows])))
-    assert abs(after - goal) < 0.1 * abs(before - goal)
+    for made in imitations(kinds, pictures):
+        rows = made.rows
+        goal, before = np.median(np.delete(values, rows)), np.median(values[rows])
+        after = np.median(trace(made.apply(pictures[rows])))
+        assert abs(after - goal) < 0.1 * abs(before - goal)
+
+
+def test_a_cast_is_undone_in_three_ways_that_leave_a_channel_each(clothes):
+    pictures = np.repeat(0.6 * clothes[:200, :, :, None], 3, axis=-1)
+    which = np.arange(200) < 80
+    pictures[which] = tinted(pictures[which], np.log([1, 0.7, 0.5]))
+    values = NAMED["redness"].of(pictures)
+    # one hundredth is added to the means before their ratio
+    gains = np.array([[0.7, 1, 1.4], [1, 1 / 0.7, 2], [0.5, 0.5 / 0.7, 1]])
+    for made, factors in zip(
+        imitations(Kinds(NAMED["redness"], values, which), pictures), gains, strict=True
+    ):
+        assert made.rows.tolist() == np.flatnonzero(which).tolist()
+        got = made.apply(np.full((1, 1, 1, 3), 0.4))[0, 0, 0] / 0.4
+        assert got == pytest.approx(factors, rel=0.06)
+
+
+class Red(nn.Module):
+    """Sees one channel."""
+
+    def forward(self, x):
+        return x[:, 0].flatten(1)
+
+
+def test_a_model_that_sees_one_channel_does_not_mind_a_cast_of_the_others(clothes):
+    """Redder are pictures with less green, too; of the tints, the one that matters least counts."""
+    pictures = np.repeat(0.6 * clothes[:, None], 3, axis=1)
+    which = np.random.default_rng(0).random(len(pictures)) < 0.4
+    pictures[which] *= np.array([1, 0.5, 0.4])[:, None, None]
+    site = np.where(which, "north", "south")
+    for front, minds in ((Red(), False), (nn.Flatten(), True)):
+        seen = front(torch.from_numpy(pictures)).numpy()
+        net = neuralize(KernelDensity(bandwidth=1.0).fit(seen[:300]), features=front)
+        report = Audit(
+            net, pictures[300:], groups=site[300:], checks=[Acquisition()], progress=False
+        ).run()
+        (finding,) = report.findings
+        assert (finding.severity != "info") == minds
 
 
 def test_natural_moves_are_as_long_as_the_alteration(clothes):

@@ -97,6 +97,16 @@ def test_patchcore_is_bounded(encoder: Encoder, monkeypatch: pytest.MonkeyPatch)
     assert len(bank) == round(0.05 * 5 * 16 * 16)
 
 
+def test_large_pictures_are_explained_few_at_a_time(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fit_head(encoder, X, "kmeans:2").encoder_rows == 16
+    monkeypatch.setattr("xai.encoder_heads.EXPLAINED_AT_ONCE", 5 * X[0].size + 1)
+    assert fit_head(encoder, X, "kmeans:2").encoder_rows == 5
+    monkeypatch.setattr("xai.encoder_heads.EXPLAINED_AT_ONCE", 1)
+    assert fit_head(encoder, X, "kmeans:2").encoder_rows == 1
+
+
 def test_d2neighbors(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     net = fit_head(encoder, X, "d2neighbors")
     fitted = D2Neighbors(backbone=encoder).fit(X)

@@ -6,6 +6,7 @@ All take pictures ``(n, h, w, c)`` between 0 and 1 and give as many of the same 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -63,8 +64,7 @@ def resized(pictures: Array, factor: float) -> Array:
     return np.moveaxis(back.numpy(), 1, -1)
 
 
-def tinted(pictures: Array, channel: int, log_gain: float) -> Array:
-    """One channel brighter or darker by a factor, cut to the range."""
-    out = pictures.copy()
-    out[..., channel] = np.clip(out[..., channel] * np.exp(log_gain), 0, 1)
-    return out
+def tinted(pictures: Array, log_gains: Sequence[float]) -> Array:
+    """Channels brighter or darker by a factor each, cut to the range."""
+    tint: Array = np.clip(pictures * np.exp(np.asarray(log_gains)), 0, 1)
+    return tint

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xai.audit.conditions import blurred, compressed, noisy, tinted
-from xai.audit.signatures import Signature
+from xai.audit.signatures import Signature, blueness, redness
 from xai.relevance import Array
 
 QUALITIES = (90, 75, 60, 45, 30, 20, 10, 5)
@@ -63,8 +63,12 @@ class Imitation:
     apply: Callable[[Array], Array]
 
 
-def imitation(kinds: Kinds, pictures: Array) -> Imitation:
-    """What makes these pictures ``(n, h, w, c)``, between 0 and 1, alike in the trace."""
+def imitations(kinds: Kinds, pictures: Array) -> tuple[Imitation, ...]:
+    """What makes these pictures ``(n, h, w, c)``, between 0 and 1, alike in the trace.
+
+    Several where nobody knows: a ratio of colours changes by either of them, and a model may see
+    one of them only.
+    """
     more, fewer = np.flatnonzero(kinds.more), np.flatnonzero(~kinds.more)
     upper, lower = np.median(kinds.values[more]), np.median(kinds.values[fewer])
     trace = kinds.signature.of
@@ -83,22 +87,30 @@ def imitation(kinds: Kinds, pictures: Array) -> Imitation:
     if kinds.signature.name == "fineness":
         sigma = search(blurred, more, lower)
         words = f"blurred (standard deviation {sigma:.2g} pixels)"
-        return Imitation(more, words, lambda p: blurred(p, sigma))
+        return (Imitation(more, words, lambda p: blurred(p, sigma)),)
     if kinds.signature.name == "noise":
         sigma = search(_noisy, fewer, upper)
         words = f"given noise (standard deviation {sigma:.2g} of the range)"
-        return Imitation(fewer, words, lambda p: _noisy(p, sigma))
+        return (Imitation(fewer, words, lambda p: _noisy(p, sigma)),)
     if kinds.signature.name == "compression":
         seen = pictures[fewer[:SEEN]]
         off = [abs(np.median(trace(compressed(seen, q))) - upper) for q in QUALITIES]
         quality = QUALITIES[int(np.argmin(off))]
         words = f"compressed as JPEG of quality {quality}"
-        return Imitation(fewer, words, lambda p: compressed(p, quality))
-    small = more if len(more) <= len(fewer) else fewer
-    gain = float(lower - upper if small is more else upper - lower)
-    channel = 0 if kinds.signature.name == "redness" else 2
-    words = f"given {np.exp(gain):.2g} times their {('red', '', 'blue')[channel]}"
-    return Imitation(small, words, lambda p: tinted(p, channel, gain))
+        return (Imitation(fewer, words, lambda p: compressed(p, quality)),)
+    small, large = (more, fewer) if len(more) <= len(fewer) else (fewer, more)
+    red, blue = (
+        float(np.median(ratio(pictures[large])) - np.median(ratio(pictures[small])))
+        for ratio in (redness, blueness)
+    )
+    tints = ((red, 0.0, blue), (0.0, -red, blue - red), (red - blue, -blue, 0.0))
+    return tuple(_tint(small, gains) for gains in tints)
+
+
+def _tint(rows: Array, gains: tuple[float, float, float]) -> Imitation:
+    named = zip(gains, ("red", "green", "blue"), strict=True)
+    factors = [f"{np.exp(gain):.2g} times their {name}" for gain, name in named if gain]
+    return Imitation(rows, f"given {' and '.join(factors)}", lambda p: tinted(p, gains))
 
 
 def _noisy(pictures: Array, sigma: float) -> Array:

@@ -130,8 +130,12 @@ SIGNATURES = (
 )
 
 
-def signatures(pictures: Array) -> Iterator[tuple[Signature, Array]]:
-    """Every signature of pictures ``(n, h, w, c)`` between 0 and 1, and its values ``(n,)``.
+def signatures(
+    pictures: Array, low: float = 0.0, scale: float = 1.0
+) -> Iterator[tuple[Signature, Array]]:
+    """Every signature of pictures ``(n, h, w, c)``, and its values ``(n,)``.
+
+    Pictures hold ``low`` to ``low + scale``, and are brought to 0 to 1 some at a time.
 
     Examples
     --------
@@ -148,7 +152,7 @@ def signatures(pictures: Array) -> Iterator[tuple[Signature, Array]]:
         if signature.coloured and pictures.shape[3] != 3:
             continue
         parts = [
-            signature.of(pictures[i : i + ROWS_AT_ONCE].astype(np.float64))
+            signature.of(((pictures[i : i + ROWS_AT_ONCE] - low) / scale).astype(np.float64))
             for i in range(0, len(pictures), ROWS_AT_ONCE)
         ]
         yield signature, np.concatenate(parts)
