@@ -10,6 +10,7 @@ from sklearn.neighbors import KernelDensity
 
 from xai.audit import Audit
 from xai.audit.group_shift import association, permuted, random_shift, without_group
+from xai.evaluate.robustness import index_of_each, robustness_index
 from xai.report import Finding, NotAssessable, Passed
 
 
@@ -146,3 +147,28 @@ def test_the_probe_equals_one_fit_at_a_time():
             guessed[~inside] = model.predict(z[~inside]).argmax(1)
         expected = np.mean([(guessed[one == g] == g).mean() for g in (0, 1)])
         assert accuracy == pytest.approx(expected)
+
+
+def test_a_rare_group_that_neighbours_do_not_go_by_is_no_finding():
+    """Of six labels that features hardly tell, with a site of one row in eight: 0.06 by chance."""
+    rng = np.random.default_rng(0)
+    label, site = rng.integers(0, 6, 400), np.where(rng.random(400) < 0.12, "rare", "usual")
+    x = rng.normal(size=(400, 8)) + 0.5 * np.eye(6, 8)[label]
+    model = KMeans(4, n_init=1, random_state=0).fit(x)
+    report = Audit(model, x, label, site, checks=["groups"], progress=False).run()
+    assert report.findings == ()
+    (passed,) = [p for p in report.passed if "robustness index" in p.measure.name]
+    assert passed.measure.value < 0.2 and passed.measure.threshold < 0.2
+    x[site == "rare", :4] += 6
+    model = KMeans(4, n_init=1, random_state=0).fit(x)
+    report = Audit(model, x, label, site, checks=["groups"], progress=False).run()
+    assert [f for f in report.findings if "Neighbours share" in f.title]
+
+
+def test_the_index_of_permuted_groups_is_that_of_each():
+    rng = np.random.default_rng(0)
+    x, label = rng.normal(size=(60, 5)), rng.integers(0, 3, 60)
+    dealt = rng.integers(0, 2, (4, 60))
+    found = index_of_each(x, label, dealt, 7)
+    for groups, index in zip(dealt, found, strict=True):
+        assert index == robustness_index(x, label, groups, max_k=7).index[-1]

@@ -151,6 +151,41 @@ def robustness_index(
     return RobustnessCurve(counts, supported, accuracy, len(x))
 
 
+def index_of_each(
+    features: ArrayLike, labels: ArrayLike, groups: ArrayLike, k: int
+) -> NDArray[np.float64]:
+    """``RI(k)`` ``(m,)`` for ``m`` ways to deal out groups ``(m, n)`` to the same rows.
+
+    Neighbours are found once. For permutations: with groups of different sizes, or labels that
+    features hardly tell, the index is far from 0.5 without any influence of the group.
+
+    Raises
+    ------
+    InputError
+        What :func:`robustness_index` refuses.
+
+    Examples
+    --------
+    >>> x = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+    >>> index_of_each(x, [0, 0, 1, 1], [["a", "b", "a", "b"], ["a", "a", "b", "b"]], k=2).round(3)
+    array([0.667,   nan])
+    """
+    dealt = np.asarray(groups)
+    if dealt.ndim != 2:
+        raise InputError(f"Expected several ways to deal out groups (m, n), got {dealt.shape}.")
+    x, label, _, unit = checked(features, labels, dealt[0])
+    so, os = np.zeros(len(dealt)), np.zeros(len(dealt))
+    for rows, near in _neighbours(x, unit, min(k, len(x) - 1)):
+        same = label[near] == label[rows][:, None]
+        for i, group in enumerate(dealt):
+            here = group[near] == group[rows][:, None]
+            so[i] += (same & ~here).sum()
+            os[i] += (~same & here).sum()
+    index = np.full(len(dealt), np.nan)
+    np.divide(so, so + os, out=index, where=so + os > 0)
+    return index
+
+
 def checked(
     features: ArrayLike, labels: ArrayLike, groups: ArrayLike, units: ArrayLike | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
