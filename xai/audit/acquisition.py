@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from xai.audit.check import Check
 from xai.audit.context import AuditContext
-from xai.audit.imitation import Imitation, Kinds, imitations
+from xai.audit.imitation import Kinds, imitation
 from xai.audit.kind_pictures import kinds_apart
 from xai.audit.moves import natural_moves
 from xai.audit.signatures import (
@@ -131,20 +131,17 @@ def _distinct(suspects: list[Kinds]) -> list[Kinds]:
 def _finding(audit: AuditContext, kinds: Kinds, low: float, scale: float) -> Finding:
     seen = some(np.arange(len(audit)), audit.rng, MOST_SEEN)
     pictures = (audit.planes[seen] - low) / scale
-    changes = imitations(kinds.of(seen), pictures)
-    chosen = some(changes[0].rows, audit.rng, audit.most_rows)
+    change = imitation(kinds.of(seen), pictures)
+    chosen = some(change.rows, audit.rng, audit.most_rows)
     rows = seen[chosen]
-
-    def tried(change: Imitation) -> Effect:
-        after = low + scale * change.apply(pictures[chosen])
-        flat = np.stack([audit.from_planes(picture) for picture in after])
-        everywhere = np.ones(flat.shape[1], dtype=bool)
-        moves = natural_moves(audit, rows, flat)
-        return trial(audit, rows, Replacement(everywhere, flat), moves)
-
-    effects = [tried(change) for change in changes]
-    least = int(np.argmin([effect.weight for effect in effects]))
-    effect, change = effects[least], changes[least]
+    after = low + scale * change.apply(pictures[chosen])
+    flat = np.stack([audit.from_planes(picture) for picture in after])
+    effect = trial(
+        audit,
+        rows,
+        Replacement(np.ones(flat.shape[1], dtype=bool), flat),
+        natural_moves(audit, rows, flat),
+    )
     share = float(kinds.more.mean())
     said = f"{share:.0%} of the pictures are {kinds.signature.more} than the others"
     title = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xai.audit.conditions import blurred, compressed, noisy, tinted
-from xai.audit.signatures import Signature, blueness, redness
+from xai.audit.signatures import Signature
 from xai.relevance import Array
 
 QUALITIES = (90, 75, 60, 45, 30, 20, 10, 5)
@@ -63,11 +63,11 @@ class Imitation:
     apply: Callable[[Array], Array]
 
 
-def imitations(kinds: Kinds, pictures: Array) -> tuple[Imitation, ...]:
+def imitation(kinds: Kinds, pictures: Array) -> Imitation:
     """What makes these pictures ``(n, h, w, c)``, between 0 and 1, alike in the trace.
 
-    Several where nobody knows: a ratio of colours changes by either of them, and a model may see
-    one of them only.
+    A ratio of colours changes by either of them, and a model may see one of them only: the channel
+    whose level differs least between the kinds is left as it is.
     """
     more, fewer = np.flatnonzero(kinds.more), np.flatnonzero(~kinds.more)
     upper, lower = np.median(kinds.values[more]), np.median(kinds.values[fewer])
@@ -87,30 +87,26 @@ def imitations(kinds: Kinds, pictures: Array) -> tuple[Imitation, ...]:
     if kinds.signature.name == "fineness":
         sigma = search(blurred, more, lower)
         words = f"blurred (standard deviation {sigma:.2g} pixels)"
-        return (Imitation(more, words, lambda p: blurred(p, sigma)),)
+        return Imitation(more, words, lambda p: blurred(p, sigma))
     if kinds.signature.name == "noise":
         sigma = search(_noisy, fewer, upper)
         words = f"given noise (standard deviation {sigma:.2g} of the range)"
-        return (Imitation(fewer, words, lambda p: _noisy(p, sigma)),)
+        return Imitation(fewer, words, lambda p: _noisy(p, sigma))
     if kinds.signature.name == "compression":
         seen = pictures[fewer[:SEEN]]
         off = [abs(np.median(trace(compressed(seen, q))) - upper) for q in QUALITIES]
         quality = QUALITIES[int(np.argmin(off))]
         words = f"compressed as JPEG of quality {quality}"
-        return (Imitation(fewer, words, lambda p: compressed(p, quality)),)
+        return Imitation(fewer, words, lambda p: compressed(p, quality))
     small, large = (more, fewer) if len(more) <= len(fewer) else (fewer, more)
-    red, blue = (
-        float(np.median(ratio(pictures[large])) - np.median(ratio(pictures[small])))
-        for ratio in (redness, blueness)
-    )
-    tints = ((red, 0.0, blue), (0.0, -red, blue - red), (red - blue, -blue, 0.0))
-    return tuple(_tint(small, gains) for gains in tints)
-
-
-def _tint(rows: Array, gains: tuple[float, float, float]) -> Imitation:
+    levels = np.log(pictures.mean((1, 2)) + 0.01)
+    kept = int(np.abs(np.median(levels[large], axis=0) - np.median(levels[small], axis=0)).argmin())
+    ratios = levels - levels[:, [kept]]
+    gains = np.median(ratios[large], axis=0) - np.median(ratios[small], axis=0)
     named = zip(gains, ("red", "green", "blue"), strict=True)
     factors = [f"{np.exp(gain):.2g} times their {name}" for gain, name in named if gain]
-    return Imitation(rows, f"given {' and '.join(factors)}", lambda p: tinted(p, gains))
+    words = f"given {' and '.join(factors)}"
+    return Imitation(small, words, lambda p: tinted(p, gains))
 
 
 def _noisy(pictures: Array, sigma: float) -> Array:
