@@ -23,7 +23,7 @@ from torch import nn
 from neuralize import Neuralized, neuralize
 from neuralize.deep import DeepDetector
 from xai.audit import Audit
-from xai.audit.inputs import column_of, rows_of
+from xai.audit.inputs import anomalies, column_of, rows_of
 from xai.errors import InputError, UnsupportedModelError
 from xai.fitting_rows import evidence_of, rows_to_fit, threshold_of
 from xai.mitigate import encoded, refit
@@ -306,8 +306,9 @@ class _Job:
         found = evidence_of(net, x)
         if labels is not None and net.kind != "outlier":
             return float(adjusted_mutual_info_score(labels, found.argmax(1)))
-        if labels is not None and set(np.unique(labels)) <= {0, 1} and len(np.unique(labels)) == 2:
-            return float(roc_auc_score(labels, found))
+        anomalous = anomalies(labels)
+        if anomalous is not None:
+            return float(roc_auc_score(anomalous, found))
         pair = moved(self._rows(part), suspect)
         bare = x if pair is None else pair[1]
         old, new = evidence_of(self.old, bare), evidence_of(net, bare)

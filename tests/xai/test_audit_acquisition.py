@@ -18,8 +18,9 @@ from xai.audit import Audit
 from xai.audit.acquisition import Acquisition, _auroc
 from xai.audit.conditions import blurred, compressed, noisy, resized, tinted
 from xai.audit.context import AuditContext
-from xai.audit.forecast import anomalies, held_against
+from xai.audit.forecast import held_against
 from xai.audit.imitation import Kinds, imitation
+from xai.audit.inputs import anomalies
 from xai.audit.moves import natural_moves
 from xai.audit.signatures import SIGNATURES, signatures, two_kinds
 from xai.audit.spectrum import Spectrum, reaction, relevance_by_frequency
@@ -257,7 +258,7 @@ def test_misses_and_false_alarms_are_counted_by_label():
     labels = (np.arange(60) % 3 == 0).astype(int)
     model = OneClassSVM(nu=0.5, gamma=0.5).fit(x)
     audit = AuditContext(neuralize(model), x, labels=labels, progress=False)
-    assert anomalies(audit).tolist() == (labels == 1).tolist()
+    assert anomalies(labels).tolist() == (labels == 1).tolist()
     rows = np.arange(0, 60, 2)
     foreseen = rng.normal(size=30)
     measured = audit.rescore(rows, x[rows] * 0.2)  # inside, where nothing is abnormal
@@ -281,4 +282,4 @@ def test_misses_and_false_alarms_are_counted_by_label():
     # as many one way as the other is no rate that rises
     even = audit.rescore(rows, np.roll(x[rows], 1, axis=0))
     assert not held_against(audit, rows, foreseen, even).rates[0].one_sided
-    assert anomalies(AuditContext(neuralize(model), x, labels=labels + 1, progress=False)) is None
+    assert anomalies(labels + 1) is None and anomalies(None) is None

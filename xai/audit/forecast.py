@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import binomtest, spearmanr
 
 from xai.audit.context import AuditContext, Rescored
+from xai.audit.inputs import anomalies
 from xai.audit.trial import CHANGED
 from xai.relevance import Array
 
@@ -81,7 +82,7 @@ def held_against(audit: AuditContext, rows: Array, foreseen: Array, measured: Re
     after = before ^ measured.changed
     everyone = np.ones(len(rows), dtype=bool)
     rates = [_rate("share called abnormal", everyone, before, expected, after)]
-    anomalous = anomalies(audit)
+    anomalous = anomalies(audit.labels)
     if anomalous is not None:
         bad = anomalous[rows]
         rates += [
@@ -89,15 +90,6 @@ def held_against(audit: AuditContext, rows: Array, foreseen: Array, measured: Re
             _rate("share of normal rows called abnormal", ~bad, before, expected, after),
         ]
     return Forecast(correlation, float((expected != before).mean()), tuple(rates))
-
-
-def anomalies(audit: AuditContext) -> Array | None:
-    """Which rows are anomalous ``(n,)``, where labels are 0 (normal) and 1; None where not."""
-    labels = audit.labels
-    if labels is None or set(np.unique(labels).tolist()) != {0, 1}:
-        return None
-    found: Array = np.asarray(labels) == 1
-    return found
 
 
 def _rate(name: str, among: Array, before: Array, expected: Array, after: Array) -> Rate:

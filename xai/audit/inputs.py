@@ -51,6 +51,20 @@ def column_of(values: Any, n: int, name: str) -> Array | None:
     return column
 
 
+def anomalies(labels: Array | None) -> Array | None:
+    """Which rows are anomalous ``(n,)``, where labels are 0 (normal) and 1; None where not.
+
+    Examples
+    --------
+    >>> anomalies(np.array([0, 1, 0])).tolist(), anomalies(np.array(["cat", "dog"]))
+    ([False, True, False], None)
+    """
+    if labels is None or set(np.unique(labels).tolist()) != {0, 1}:
+        return None
+    found: Array = labels == 1
+    return found
+
+
 def masks_of(masks: Any, shape: Sequence[int]) -> Array | None:
     """Masks as booleans ``(n, h, w)``.
 
