@@ -20,15 +20,16 @@ IGNORED = 0.005
 
 def line(rows: pd.DataFrame) -> dict[str, object]:
     """Recall where it matters, localisation and rank of what was found."""
-    matters = rows[rows.effect > LEAST]
+    matters, others = rows[rows.effect > LEAST], rows[rows.effect <= LEAST]
     found = rows[rows.found == 1]
+    localised = found.localisation.dropna()
     return {
         "planted": len(rows),
-        "matter": len(matters),
-        "found": f"{int(matters.found.sum())} of {len(matters)}",
-        "found blind": f"{int(matters.found_blind.sum())} of {len(matters)}",
-        "also found": int(rows[rows.effect <= LEAST].found.sum()),
-        "localisation": round(found.localisation.mean(), 2) if len(found) else float("nan"),
+        "effect above 5 %": len(matters),
+        "found": int(matters.found.sum()),
+        "without labels and groups": int(matters.found_blind.sum()),
+        "found of the others": f"{int(others.found.sum())} of {len(others)}",
+        "localisation": f"{localised.mean():.2f}" if len(localised) else "",
         "first finding": f"{int((found['rank'] == 1).sum())} of {len(found)}",
     }
 
@@ -37,8 +38,8 @@ def alarms(rows: pd.DataFrame, count: pd.Series) -> dict[str, object]:
     """Findings above a note where there should be none."""
     return {
         "audits": len(rows),
-        "audits with an alarm": int((count > 0).sum()),
-        "alarms per audit": round(float(count.mean()), 3),
+        "audits with a warning or worse": int((count > 0).sum()),
+        "warnings or worse per audit": round(float(count.mean()), 3),
     }
 
 
@@ -56,6 +57,8 @@ def main() -> None:
     clean, ignored = rows[rows.control == "clean"], rows[rows.control == "ignored"]
     # A front that averages cannot see everything away: what still changes decisions is no alarm.
     blind, faint = ignored[ignored.effect <= IGNORED], ignored[ignored.effect > IGNORED]
+    found = planted[planted.found == 1].localisation.dropna()
+    print(f"Localisation {found.mean():.2f}; below 0.8 in {(found < 0.8).sum()} of {len(found)}.\n")
     table = {
         "clean": alarms(clean, clean.others),
         "present, and ignored": alarms(blind, blind.found + blind.others),
@@ -63,10 +66,23 @@ def main() -> None:
         "planted: beside the artefact": alarms(planted, planted.others),
     }
     print(pd.DataFrame(table).T.to_markdown(), end="\n\n")
-    for _, row in rows[(rows.control != "") & (rows.found + rows.others > 0)].iterrows():
-        print("alarm:", row.control, row.data, row.artefact, row.model, row.seed, row.other_titles)
+    wrong = pd.concat(
+        (
+            clean[clean.others > 0],
+            blind[blind.found + blind.others > 0],
+            faint[faint.others > 0],
+            planted[planted.others > 0],
+        )
+    )
+    for _, row in wrong.iterrows():
+        named = row[["control", "data", "artefact", "strength", "model", "seed", "other_titles"]]
+        print("alarm:", *named)
     for _, row in planted[(planted.effect > LEAST) & (planted.found == 0)].iterrows():
         print("missed:", *row[["data", "artefact", "strength", "share", "model", "seed", "effect"]])
+    print(
+        f"hidden in part: found in {int(faint.found.sum())} of {len(faint)}, "
+        f"effects {faint.effect.min():.1%} to {faint.effect.max():.1%}"
+    )
     print(f"\n{rows.seconds.sum() / 3600:.1f} hours; at most {rows.peak_gb.max()} GB.")
 
 

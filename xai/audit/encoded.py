@@ -11,6 +11,7 @@ from xai.audit.context import AuditContext
 from xai.relevance import Array
 
 AT_ONCE = 64
+"""Rows encoded at a time, or fewer, where the encoder's activations are large."""
 
 
 def has_head(audit: AuditContext) -> bool:
@@ -27,7 +28,7 @@ def encoded(audit: AuditContext, rows: Array) -> Array:
         return shaped.reshape(len(shaped), -1).astype(np.float64)
     x = torch.as_tensor(np.ascontiguousarray(shaped))
     with torch.no_grad():
-        parts = [net._encode(part) for part in x.split(AT_ONCE)]
+        parts = [net._encode(part) for part in x.split(min(AT_ONCE, net.rows_at_once))]
     found: Array = torch.cat([p.flatten(1) for p in parts]).cpu().numpy().astype(np.float64)
     return found
 

@@ -24,6 +24,7 @@ POOL = 500
 """Rows among which neighbours are looked for."""
 
 AT_ONCE = 16
+"""Pairs traced at a time, or fewer, where the encoder's activations are large."""
 
 COPY = 1e-6
 """Nearer than this in cosine, the other row is a copy."""
@@ -79,14 +80,15 @@ def pool(audit: AuditContext) -> Pool:
 def common_maps(audit: AuditContext, pooled: Pool, a: Array, b: Array) -> tuple[Array, Array]:
     """Relevance of what the pairs have in common, in ``a`` and in ``b``, ``(k, h, w)`` each."""
     lrp = LRP(audit.net.features, audit.composite)  # type: ignore[arg-type]
+    size = min(AT_ONCE, audit.net.rows_at_once)
     found = []
     for one, two in ((a, b), (b, a)):
         seed = pooled.unit[one] * (pooled.unit[two] - pooled.mean)
         maps = []
-        for i in range(0, len(one), AT_ONCE):
-            x = torch.as_tensor(audit.data[pooled.rows[one[i : i + AT_ONCE]]])
+        for i in range(0, len(one), size):
+            x = torch.as_tensor(audit.data[pooled.rows[one[i : i + size]]])
             trace = lrp.trace(x.to(audit.net.device))
-            start = torch.as_tensor(seed[i : i + AT_ONCE]).to(trace.output)
+            start = torch.as_tensor(seed[i : i + size]).to(trace.output)
             maps.append(relevance_map(trace.relevance(start)[0].cpu().numpy()))
         found.append(np.concatenate(maps))
     return found[0], found[1]

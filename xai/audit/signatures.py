@@ -33,7 +33,8 @@ STEP = 1 / 255
 FLOOR = 1e-4
 """What is added before a logarithm, as a share of the data's range."""
 
-ROWS_AT_ONCE = 256
+NUMBERS_AT_ONCE = 2**22
+"""Numbers that are brought into float64 at a time; traces make several copies of them."""
 
 # What is left of a plane or an edge is nothing (Immerkaer, Computer Vision and Image Understanding
 # 64, 1996).
@@ -148,12 +149,13 @@ def signatures(
     """
     if min(pictures.shape[1:3]) < MIN_SIDE:
         return
+    rows = max(1, NUMBERS_AT_ONCE // pictures[0].size)
     for signature in SIGNATURES:
         if signature.coloured and pictures.shape[3] != 3:
             continue
         parts = [
-            signature.of(((pictures[i : i + ROWS_AT_ONCE] - low) / scale).astype(np.float64))
-            for i in range(0, len(pictures), ROWS_AT_ONCE)
+            signature.of(((pictures[i : i + rows] - low) / scale).astype(np.float64))
+            for i in range(0, len(pictures), rows)
         ]
         yield signature, np.concatenate(parts)
 

@@ -34,6 +34,9 @@ from xai.virtual_layers import frequency
 EXPLAINED = 48
 """Pictures whose relevance is looked at by frequency."""
 
+AT_ONCE = 16
+"""Pictures explained at a time, or fewer, where the encoder's activations are large."""
+
 BANDS = 8
 
 MIN_SIDE = 12
@@ -158,7 +161,13 @@ def _channels_first(audit: AuditContext) -> Array:
 def relevance_by_frequency(audit: AuditContext, rows: Array) -> tuple[Array, Array]:
     """Relevance of the cosine components of these rows, and the components, ``(k, ..., h, w)``."""
     data = _channels_first(audit)[rows]
-    found = frequency(audit.net, data, composite=audit.composite, progress=audit.progress)
+    found = frequency(
+        audit.net,
+        data,
+        composite=audit.composite,
+        batch_size=min(AT_ONCE, audit.net.rows_at_once),
+        progress=audit.progress,
+    )
     return found.values, dctn(data.astype(np.float64), axes=(-2, -1), norm="ortho")
 
 
