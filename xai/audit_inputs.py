@@ -22,7 +22,7 @@ from xai.errors import InputError
 from xai.file_formats import TABLES, read_table, require_file
 from xai.mask_folders import read_mask_pictures
 from xai.relevance import Array
-from xai.repaired import original_digest
+from xai.repaired_files import original_digest
 from xai.report import Report
 from xai.row_columns import FOLDER
 from xai.rows import match_columns

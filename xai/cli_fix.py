@@ -45,7 +45,7 @@ def require_target(out: Path | None, model: Path, *, overwrite: bool) -> None:
         return
     from neuralize.sealed import MANIFEST, WEIGHTS
     from xai.errors import InputError
-    from xai.repaired import SKOPS, require_new
+    from xai.repaired_files import SKOPS, require_new
 
     if out.suffix not in (MANIFEST, WEIGHTS):
         raise InputError(f"--fix: expected a name ending in {WEIGHTS} or {MANIFEST}, got {out}.")
@@ -70,7 +70,7 @@ def repaired(
     Nothing is written where nothing could be repaired; the report then says why.
     """
     from xai.errors import InputError, UnsupportedModelError
-    from xai.repaired import save_repaired
+    from xai.repaired_files import save_repaired
     from xai.report import Section
 
     if out is None:

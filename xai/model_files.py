@@ -124,7 +124,7 @@ def _read_detector(path: Path, trust: bool, given: Mapping[str, Any]) -> ModelFi
         return _named(import_detector(path, trust=trust, **given))
     _require_nothing_given(path, given)
     if path.is_file():
-        from xai.repaired import is_repaired, load_repaired
+        from xai.repaired_files import is_repaired, load_repaired
 
         if is_repaired(path):
             return _named(load_repaired(path, trust=trust))

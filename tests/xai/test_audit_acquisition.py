@@ -97,6 +97,15 @@ def test_traces_are_of_pictures_between_zero_and_one(clothes):
         assert of_bytes[signature] == pytest.approx(values, abs=1e-3)
 
 
+def test_traces_do_not_depend_on_how_many_are_looked_at_at_a_time(clothes, monkeypatch):
+    pictures = clothes[:7, ..., None]
+    whole = dict(signatures(pictures))
+    monkeypatch.setattr("xai.audit.signatures.NUMBERS_AT_ONCE", 3 * pictures[0].size)
+    in_parts = dict(signatures(pictures))
+    for signature, values in whole.items():
+        assert in_parts[signature] == pytest.approx(values, abs=1e-12)
+
+
 def test_compression_is_told_from_its_blocks():
     """Noise keeps fine coefficients away from zero; JPEG on its own grid brings them there."""
     rng = np.random.default_rng(0)

@@ -17,13 +17,8 @@ from neuralize.errors import CheckpointError
 from xai.errors import InputError, UnsupportedModelError
 from xai.fix import fix
 from xai.mitigate import BlurFront, Projection, Replaced, encoded
-from xai.repaired import (
-    Repaired,
-    is_repaired,
-    load_repaired,
-    original_digest,
-    save_repaired,
-)
+from xai.repaired import Repaired
+from xai.repaired_files import is_repaired, load_repaired, original_digest, save_repaired
 from xai.repairs import Repair, Rows, candidates, described, rebuilt
 from xai.report import Finding, Measure, Report, Suspect
 

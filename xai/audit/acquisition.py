@@ -10,14 +10,14 @@ from scipy.stats import rankdata
 
 from xai.audit.check import Check
 from xai.audit.context import AuditContext
+from xai.audit.group_shift import permuted
+from xai.audit.groups import MIN_ROWS
 from xai.audit.imitation import Kinds, imitation
 from xai.audit.kind_pictures import kinds_apart
 from xai.audit.moves import natural_moves
 from xai.audit.signatures import (
     APART,
     FINE,
-    LEAST_ROWS,
-    LEAST_SHARE,
     VALLEY,
     Signature,
     signatures,
@@ -35,8 +35,11 @@ from xai.report.finding import (
     Suspect,
 )
 
-TELLING = 0.85
-"""A group differs in a trace if it tells the group with at least this area under the curve."""
+TELLING = 0.75
+"""A group differs in a trace if it tells the group with at least this area under the curve, ..."""
+
+PERMUTATIONS = 99
+"""... and better than this many times that groups are dealt out anew within labels."""
 
 SAME_ROWS = 0.9
 """Two traces that part the rows alike, up to a tenth, are one."""
@@ -45,7 +48,7 @@ LESS_CLEAR = 0.05
 """Noise and blur undo what a codec left: only a clearer trace of compression speaks for itself."""
 
 MOST_SEEN = 500
-"""Pictures that a change is fitted on, drawn at random."""
+"""Pictures that a change is fitted on, drawn at random: at most half of them of one kind."""
 
 
 class Acquisition(Check):
@@ -61,7 +64,8 @@ class Acquisition(Check):
     needs = "pictures"
     thresholds: ClassVar[Mapping[str, str]] = {
         "two kinds": f"a valley below {VALLEY:g} of the lower peak, {APART:g} spreads apart",
-        "group told by a trace": f"area under the curve of at least {TELLING:g}",
+        "group told by a trace": f"area under the curve of at least {TELLING:g}, and above that of "
+        f"{PERMUTATIONS} groups dealt out at random",
         "effect of the trace": f"below {MOVED:g} standard deviations, {CHANGED:.0%} of decisions",
     }
 
@@ -86,17 +90,25 @@ class Acquisition(Check):
 def _kinds(audit: AuditContext, signature: Signature, values: Array) -> Iterator[Kinds]:
     more = two_kinds(values)
     if more is not None:
-        yield Kinds(signature, values, more, "")
+        yield Kinds(signature, values, more, "", audit.labels)
     if audit.groups is None:
         return
-    for name in np.unique(audit.groups):
+    names, counts = np.unique(audit.groups, return_counts=True)
+    for name in names if len(names) > 2 else names[[counts.argmin()]]:
         inside = audit.groups == name
-        least = max(LEAST_ROWS, LEAST_SHARE * len(inside))
-        if min(inside.sum(), (~inside).sum()) < least:
+        if min(inside.sum(), (~inside).sum()) < MIN_ROWS:
             continue
         telling = _auroc(values, inside, audit.labels)
-        if max(telling, 1 - telling) >= TELLING:
-            yield Kinds(signature, values, inside if telling > 0.5 else ~inside, f"group {name}")
+        if abs(telling - 0.5) >= max(TELLING - 0.5, _by_chance(audit, values, inside)):
+            more = inside if telling > 0.5 else ~inside
+            yield Kinds(signature, values, more, f"group {name}", audit.labels)
+
+
+def _by_chance(audit: AuditContext, values: Array, inside: Array) -> float:
+    """How far from a half the area under the curve gets for groups dealt out at random."""
+    rng = audit.rng
+    dealt = [permuted(inside, audit.labels, rng) for _ in range(PERMUTATIONS)]
+    return max(abs(_auroc(values, group, audit.labels) - 0.5) for group in dealt)
 
 
 def _auroc(values: Array, inside: Array, labels: Array | None) -> float:
@@ -129,7 +141,9 @@ def _distinct(suspects: list[Kinds]) -> list[Kinds]:
 
 
 def _finding(audit: AuditContext, kinds: Kinds, low: float, scale: float) -> Finding:
-    seen = some(np.arange(len(audit)), audit.rng, MOST_SEEN)
+    rng = audit.rng
+    of_each = [some(np.flatnonzero(w), rng, MOST_SEEN // 2) for w in (kinds.more, ~kinds.more)]
+    seen = np.sort(np.concatenate(of_each))
     pictures = (audit.planes[seen] - low) / scale
     change = imitation(kinds.of(seen), pictures)
     chosen = some(change.rows, audit.rng, audit.most_rows)
@@ -144,12 +158,22 @@ def _finding(audit: AuditContext, kinds: Kinds, low: float, scale: float) -> Fin
     )
     share = float(kinds.more.mean())
     said = f"{share:.0%} of the pictures are {kinds.signature.more} than the others"
+    if kinds.source:
+        told = kinds.more if _is_group(audit, kinds) else ~kinds.more
+        how = kinds.signature.more if told is kinds.more else kinds.signature.less
+        said = f"Pictures of {kinds.source} ({told.mean():.0%}) tend to be {how}"
     title = {
         "critical": "and the trace decides part of the model's answers",
         "warning": "and the trace moves the model's scores",
         "info": "and it hardly matters to the model",
     }[effect.severity_of_no_content]
-    source = f" They are told apart by {kinds.source}." if kinds.source else ""
+    source = ""
+    if kinds.source:
+        clear = _auroc(kinds.values, kinds.more, audit.labels)
+        source = (
+            f" The {kinds.source} is told by it with an area under the curve of {clear:.2f}"
+            f"{'' if audit.labels is None else ' within labels'}."
+        )
     return Finding(
         effect.severity_of_no_content,
         f"{said}, {title}.",
@@ -179,12 +203,18 @@ def _finding(audit: AuditContext, kinds: Kinds, low: float, scale: float) -> Fin
 def _explanation(audit: AuditContext, kinds: Kinds, effect: Effect, how: str) -> str:
     rows = np.flatnonzero(kinds.more)
     return (
-        f"By their {kinds.signature.name} the pictures are of two kinds, {kinds.signature.more} "
-        f"and {kinds.signature.less}, which says how they were taken or stored, not what they "
-        f"show. Of those that are {kinds.signature.more}, {audit.composition(rows)}. Where "
+        f"The {kinds.signature.name} of pictures says how they were taken or stored, not what they "
+        f"show; by it these are of two kinds, {kinds.signature.more} and {kinds.signature.less}. "
+        f"Of those that are {kinds.signature.more}, {audit.composition(rows)}. Where "
         f"pictures of one kind are {how}, "
         f"{effect.sentence(audit.decision_name, 'moves towards others')}"
     )
+
+
+def _is_group(audit: AuditContext, kinds: Kinds) -> bool:
+    """Whether those with more of the trace are the group, and not the others."""
+    assert audit.groups is not None
+    return f"group {audit.groups[kinds.more][0]}" == kinds.source
 
 
 def _suspect(audit: AuditContext, kinds: Kinds) -> Suspect:

@@ -32,16 +32,38 @@ class Kinds:
         Which have more of it ``(n,)``.
     source
         The group that tells the kinds apart; empty where the trace itself does.
+    labels
+        Class of every picture ``(n,)``, where known: kinds differ as they do within classes.
     """
 
     signature: Signature
     values: Array
     more: Array
     source: str = ""
+    labels: Array | None = None
 
     def of(self, rows: Array) -> Kinds:
         """The same of some rows."""
-        return Kinds(self.signature, self.values[rows], self.more[rows], self.source)
+        labels = None if self.labels is None else self.labels[rows]
+        return Kinds(self.signature, self.values[rows], self.more[rows], self.source, labels)
+
+    def difference(self, values: Array) -> float:
+        """How much larger the values ``(n,)`` are in those with more of the trace: by medians.
+
+        Within classes, the mean by the rows of the rarer kind, so that what the kinds show does not
+        count; over all rows where no class has both kinds.
+        """
+        labels = np.zeros(len(values)) if self.labels is None else self.labels
+        gaps, weights = [], []
+        for label in np.unique(labels):
+            here = labels == label
+            one, other = here & self.more, here & ~self.more
+            if one.any() and other.any():
+                gaps.append(np.median(values[one]) - np.median(values[other]))
+                weights.append(min(one.sum(), other.sum()))
+        if not gaps:
+            return float(np.median(values[self.more]) - np.median(values[~self.more]))
+        return float(np.average(gaps, weights=weights))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +93,7 @@ def imitation(kinds: Kinds, pictures: Array) -> Imitation:
     """
     more, fewer = np.flatnonzero(kinds.more), np.flatnonzero(~kinds.more)
     upper, lower = np.median(kinds.values[more]), np.median(kinds.values[fewer])
+    gap = kinds.difference(kinds.values)
     trace = kinds.signature.of
 
     def search(change: Callable[[Array, float], Array], rows: Array, goal: float) -> float:
@@ -85,28 +108,30 @@ def imitation(kinds: Kinds, pictures: Array) -> Imitation:
         return float(np.sqrt(low * high))
 
     if kinds.signature.name == "fineness":
-        sigma = search(blurred, more, lower)
+        sigma = search(blurred, more, upper - gap)
         words = f"blurred (standard deviation {sigma:.2g} pixels)"
         return Imitation(more, words, lambda p: blurred(p, sigma))
     if kinds.signature.name == "noise":
-        sigma = search(_noisy, fewer, upper)
+        sigma = search(_noisy, fewer, lower + gap)
         words = f"given noise (standard deviation {sigma:.2g} of the range)"
         return Imitation(fewer, words, lambda p: _noisy(p, sigma))
     if kinds.signature.name == "compression":
         seen = pictures[fewer[:SEEN]]
-        off = [abs(np.median(trace(compressed(seen, q))) - upper) for q in QUALITIES]
+        goal = lower + gap
+        off = [abs(np.median(trace(compressed(seen, q))) - goal) for q in QUALITIES]
         quality = QUALITIES[int(np.argmin(off))]
         words = f"compressed as JPEG of quality {quality}"
         return Imitation(fewer, words, lambda p: compressed(p, quality))
-    small, large = (more, fewer) if len(more) <= len(fewer) else (fewer, more)
     levels = np.log(pictures.mean((1, 2)) + 0.01)
-    kept = int(np.abs(np.median(levels[large], axis=0) - np.median(levels[small], axis=0)).argmin())
-    ratios = levels - levels[:, [kept]]
-    gains = np.median(ratios[large], axis=0) - np.median(ratios[small], axis=0)
+    kept = int(np.abs([kinds.difference(level) for level in levels.T]).argmin())
+    # within a picture brightness cancels
+    gaps = np.array([kinds.difference(level - levels[:, kept]) for level in levels.T])
+    # the rarer kind is given what it lacks
+    small, gains = (fewer, gaps) if len(fewer) < len(more) else (more, -gaps)
     named = zip(gains, ("red", "green", "blue"), strict=True)
     factors = [f"{np.exp(gain):.2g} times their {name}" for gain, name in named if gain]
     words = f"given {' and '.join(factors)}"
-    return Imitation(small, words, lambda p: tinted(p, gains))
+    return Imitation(small, words, lambda p: tinted(p, gains.tolist()))
 
 
 def _noisy(pictures: Array, sigma: float) -> Array:

@@ -125,7 +125,7 @@ class Signature:
 SIGNATURES = (
     Signature("fineness", "blurred or resampled", "sharper", fineness),
     Signature("noise", "quieter", "noisier", noise),
-    Signature("compression", "less compressed", "compressed in blocks", compression),
+    Signature("compression", "less compressed", "more compressed in blocks", compression),
     Signature("redness", "less red", "redder", redness, True),
     Signature("blueness", "less blue", "bluer", blueness, True),
 )
