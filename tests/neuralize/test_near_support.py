@@ -13,6 +13,8 @@ from sklearn.neighbors import KernelDensity
 from neuralize import neuralize
 from tests.neuralize import oracles
 from tests.neuralize.oracles.base import COINCIDENT
+from xai import explain
+from xai.datasets import fashion_mnist
 
 WINE = load_wine().data
 WINE = (WINE - WINE.mean(0)) / WINE.std(0)
@@ -80,3 +82,27 @@ def test_on_top(form, dtype, ulps):
     np.testing.assert_allclose(absorbed, taken, rtol=tolerance)
     rest = oracle.evidence(SUPPORT[:5]) - taken
     np.testing.assert_allclose(values.sum(1), rest, rtol=tolerance)
+
+
+@pytest.mark.parametrize("label", [4, 9])
+def test_a_density_of_blurred_pictures_adds_up_in_float32(label):
+    """Each has neighbours at a tenth of its own length, where matrix products lose a digit."""
+    clothes = fashion_mnist("train")
+    x = clothes.images[clothes.labels == label][:600].astype(np.float64)
+    coarse = x.reshape(-1, 7, 4, 7, 4).mean((2, 4)).repeat(4, 1).repeat(4, 2).reshape(600, -1)
+    spread = np.sqrt(coarse.var(0).sum())
+    net = neuralize(KernelDensity(bandwidth=spread / 4).fit(coarse[:300]), dtype=torch.float32)
+    found = explain(net, coarse[300:].astype(np.float32), progress=False)
+    assert found.relative_conservation_error.max() < 1e-5
+    exact = coarse[300:, None] - coarse[:300]
+    distances = (exact**2).sum(2)
+    g = 8 / spread**2
+    least = distances.min(1, keepdims=True)
+    closeness = np.exp(-g * (distances - least))
+    evidence = least[:, 0] - np.log(closeness.mean(1)) / g
+    assert found.evidence == pytest.approx(evidence, rel=1e-5)
+    weights = closeness / closeness.sum(1, keepdims=True)
+    share = weights * evidence[:, None] / distances
+    by_hand = np.einsum("nj,njd->nd", share, exact**2)
+    scale = np.abs(by_hand).max(1, keepdims=True)
+    assert np.abs(found.values.reshape(300, -1) - by_hand).max() / scale.min() < 1e-4

@@ -221,6 +221,42 @@ def test_groups_that_a_trace_tells_are_tested_though_kinds_overlap(clothes):
     assert [f.title for f in report.findings if "compressed in blocks" in f.title]
 
 
+def test_a_dozen_pictures_of_a_group_are_enough(clothes):
+    """And a group dealt out at random is not told by any trace."""
+    pictures = np.array(clothes[:300])
+    few = np.zeros(300, bool)
+    few[::25] = True
+    pictures[few] = blurred(pictures[few][..., None], 1.0)[..., 0]
+    model = KMeans(3, n_init=1, random_state=0).fit(clothes[300:].reshape(len(clothes) - 300, -1))
+
+    def asked(groups):
+        return Audit(model, pictures, groups=groups, checks=[Acquisition()], progress=False).run()
+
+    (found,) = asked(np.where(few, "north", "south")).findings
+    assert found.title.startswith("Pictures of group north (4%) tend to be blurred or resampled")
+    assert "area under the curve of 1.00" in found.explanation
+    for seed in range(5):
+        dealt = np.random.default_rng(seed).permutation(np.where(few, "north", "south"))
+        assert asked(dealt).findings == ()
+
+
+def test_a_cast_is_imitated_as_strong_as_within_labels():
+    """One site has mostly red things: that is what it shows, not how it was taken."""
+    rng = np.random.default_rng(0)
+    label = np.arange(200) % 2
+    site = rng.random(200) < np.where(label == 1, 0.8, 0.1)
+    pictures = rng.uniform(0.3, 0.6, (200, 16, 16, 3))
+    pictures[label == 1, ..., 0] *= 1.5
+    pictures[site, ..., 2] *= 0.5
+    values = NAMED["blueness"].of(pictures)
+    for labels, red in ((label, 1.0), (None, 1.3)):
+        kinds = Kinds(NAMED["blueness"], values, ~site, "group site", labels)
+        change = imitation(kinds, pictures)
+        gains = change.apply(np.full((1, 16, 16, 3), 0.2))[0, 0, 0] / 0.2
+        assert site[change.rows].all() and gains[2] == pytest.approx(2.0, rel=0.05)
+        assert (gains[0] == pytest.approx(1.0, abs=0.03)) == (red == 1.0)
+
+
 def test_telling_a_group_is_counted_within_labels():
     values = np.array([0.0, 1.0, 10.0, 11.0])
     inside = np.array([False, True, False, True])
