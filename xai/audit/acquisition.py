@@ -99,7 +99,8 @@ def _kinds(audit: AuditContext, signature: Signature, values: Array) -> Iterator
         if min(inside.sum(), (~inside).sum()) < MIN_ROWS:
             continue
         telling = _auroc(values, inside, audit.labels)
-        if abs(telling - 0.5) >= max(TELLING - 0.5, _by_chance(audit, values, inside)):
+        apart = abs(telling - 0.5)
+        if apart >= TELLING - 0.5 and apart > _by_chance(audit, values, inside):
             more = inside if telling > 0.5 else ~inside
             yield Kinds(signature, values, more, f"group {name}", audit.labels)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from xai.audit.check import Check
 from xai.audit.context import MAX_ROWS, AuditContext
+from xai.audit.encoded import has_head
 from xai.audit.group_shift import (
     FOLDS,
     PERMUTATIONS,
@@ -51,6 +52,8 @@ MIN_ROWS = 2 * FOLDS
 
 NEIGHBOURS = 50
 
+NEIGHBOURLY = "Do neighbours share the label or the group?"
+
 NAMED = 5
 """Features named as carrying the group."""
 
@@ -82,8 +85,13 @@ class Groups(Check):
             "balanced accuracy of a probe for the group", found.accuracy, "<=", found.null.max()
         )
         yield from _decisions(audit, rows, groups, labels, measure)
-        if labels is not None:
+        if labels is None:
+            return
+        if has_head(audit):
             yield _neighbours(x, labels, groups, audit.rng, _suspect(audit))
+        else:
+            reason = "The network is taken as a whole: what it makes of rows inside is not asked."
+            yield NotAssessable(NEIGHBOURLY, reason)
 
 
 def assessable(groups: Array, labels: Array | None) -> tuple[Array, Array, Array | None]:
@@ -194,16 +202,15 @@ def _carriers(audit: AuditContext, rows: Array, groups: Array, shift: Array) -> 
 def _neighbours(
     x: Array, labels: Array, groups: Array, rng: np.random.Generator, suspect: Suspect
 ) -> Answer:
-    question = "Do neighbours share the label or the group?"
     try:
         curve = robustness_index(x, labels, groups, max_k=min(NEIGHBOURS, len(x) - 1))
     except InputError as error:
-        return NotAssessable(question, str(error))
+        return NotAssessable(NEIGHBOURLY, str(error))
     k = curve.best_k
     index, support = float(curve.index[k - 1]), float(curve.support[k - 1])
     if not support >= MIN_SUPPORT:
         return NotAssessable(
-            question, f"Only {support:.1%} of the rows have neighbours that tell the two apart."
+            NEIGHBOURLY, f"Only {support:.1%} of the rows have neighbours that tell the two apart."
         )
     dealt = np.stack([permuted(groups, labels, rng) for _ in range(PERMUTATIONS)])
     lowest = float(np.nanmin(index_of_each(x, labels, dealt, k)))
