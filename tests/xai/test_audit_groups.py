@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats.contingency import association as scipys
 from sklearn.cluster import KMeans
 from sklearn.neighbors import KernelDensity
+from torch import nn
 
 from xai.audit import Audit
 from xai.audit.group_shift import association, permuted, random_shift, without_group
@@ -76,6 +78,18 @@ def test_what_cannot_be_told_is_not_assessed():
     assert "were given" in answer.reason
     (answer,) = answers(model, x, label, np.arange(len(x))).not_assessable
     assert "Fewer than two groups" in answer.reason
+
+
+def test_neighbours_of_a_network_taken_as_a_whole_are_not_those_of_its_rows():
+    """It sees one feature, and no site; its rows are near by site all the same."""
+    x, label, site = rows(batch=6)
+    blind = nn.Linear(6, 2)
+    with torch.no_grad():
+        blind.weight.copy_(torch.eye(2, 6))
+    report = answers(blind, x.astype(np.float32), label, site)
+    assert not report.findings
+    (said,) = report.not_assessable
+    assert "neighbours" in said.question and "as a whole" in said.reason
 
 
 def test_without_labels_the_finding_says_so():
